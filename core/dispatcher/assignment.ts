@@ -1,0 +1,88 @@
+/**
+ * What one node must have. The dispatcher computes the whole set from a view, keeps what it sent,
+ * and sends the difference: first `complete`, then `incremental`, counted by `generation`. A node
+ * that misses a generation opens its session again and gets a complete set.
+ */
+import type { NetworkId, NodeId, ServiceId, TaskId } from "../ids.ts";
+import type { Network } from "../objects/network.ts";
+import type { NodeRole } from "../objects/node.ts";
+import type { Config, Secret } from "../objects/secret.ts";
+import type { Task } from "../objects/task.ts";
+
+/** Another node as the mesh needs it. The node itself is among them. */
+export type Peer = {
+  nodeId: NodeId;
+  hostname: string;
+  /** 1..4095. */
+  index: number;
+  /** Underlay IPv4 for VXLAN. */
+  dataPathAddr: string;
+  /** /32 without prefix length. */
+  meshAddress: string;
+};
+
+/** A service as every node's mesh and DNS need it. */
+export type ServiceEntry = {
+  serviceId: ServiceId;
+  name: string;
+  mode: "vip" | "dnsrr";
+  virtualIps: { networkId: NetworkId; address: string }[];
+  /** Ingress-mode ports only. */
+  ports: { protocol: "tcp" | "udp" | "sctp"; targetPort: number; publishedPort: number }[];
+  /** Network aliases of the service, by network. */
+  aliases: { networkId: NetworkId; names: string[] }[];
+};
+
+/**
+ * A task's leg on the overlay networks. Sent from ASSIGNED on (routes exist before the first packet)
+ * until the task's addresses are free again.
+ */
+export type EndpointEntry = {
+  taskId: TaskId;
+  serviceId: ServiceId;
+  /** `<service>.<slot>.<task id>`: also the container's name. */
+  name: string;
+  nodeId: NodeId;
+  addresses: { networkId: NetworkId; address: string }[];
+  /** True while RUNNING (so healthy) and wanted: it gets new connections and DNS answers. */
+  isReady: boolean;
+};
+
+/** Facts about the cluster and the node itself that its agent needs. */
+export type NodeSettings = {
+  nodeId: NodeId;
+  clusterId: string;
+  /** The role that the node's certificate should carry. */
+  role: NodeRole;
+  /** RPC addresses of the managers, `host:port`, for reconnecting. */
+  managers: { nodeId: NodeId; addr: string }[];
+  caCertificatePem: string;
+  heartbeatPeriodMs: number;
+  dataPathPort: number;
+  hostname: string;
+};
+
+export type AssignmentBodies = {
+  settings: NodeSettings;
+  task: Task;
+  network: Network;
+  secret: Secret;
+  config: Config;
+  peer: Peer;
+  service: ServiceEntry;
+  endpoint: EndpointEntry;
+};
+export type AssignmentKind = keyof AssignmentBodies;
+/** `key` is `<kind>/<id>` and unique in a node's set. */
+export type AssignmentItem = {
+  [K in AssignmentKind]: { key: string; kind: K; body: AssignmentBodies[K] };
+}[AssignmentKind];
+
+export type AssignmentsMessage = {
+  type: "complete" | "incremental";
+  /** Counts from 1 (the complete set) within a session. */
+  generation: number;
+  put: AssignmentItem[];
+  /** Keys; always empty for `complete`. */
+  removed: string[];
+};

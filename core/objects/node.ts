@@ -1,0 +1,48 @@
+import type { Labels, ObjectMeta } from "./object-meta.ts";
+
+export type NodeRole = "worker" | "manager";
+export type NodeAvailability = "active" | "pause" | "drain";
+/** `unknown`: after a change of leader, until the node's first heartbeat or the grace time's end. */
+export type NodeState = "unknown" | "down" | "ready" | "disconnected";
+
+/** NodeSpec in the Docker API's shape. `Role` is the wish; `NodeObject.role` what is so. */
+export type NodeSpec = {
+  Name?: string;
+  Labels: Labels;
+  Role: NodeRole;
+  Availability: NodeAvailability;
+};
+
+/** NodeDescription in the Docker API's shape, reported by the node itself. */
+export type NodeDescription = {
+  Hostname: string;
+  Platform: { Architecture: string; OS: string };
+  Resources: { NanoCPUs: number; MemoryBytes: number; GenericResources?: unknown[] };
+  Engine: {
+    EngineVersion: string;
+    Labels?: Labels;
+    Plugins?: { Type: string; Name: string }[];
+  };
+  TLSInfo?: { TrustRoot: string; CertIssuerSubject: string; CertIssuerPublicKey: string };
+};
+
+export type NodeObject = ObjectMeta & {
+  spec: NodeSpec;
+  /** Absent until the node's first session. */
+  description?: NodeDescription;
+  status: {
+    state: NodeState;
+    message: string /** Address seen on its session, no port. */;
+    addr: string;
+  };
+  /** The role that the CA certifies; follows `spec.Role` (promotion, demotion). */
+  role: NodeRole;
+  /** Where peers reach this manager's RPC, `host:port`. Present while it is a raft member. */
+  managerAddr?: string;
+  /** 1..4095: marks and return routes of the mesh are made of it. Unique, not reused soon. */
+  index: number;
+  /** The node's /32 in the mesh pool, no prefix length. */
+  meshAddress: string;
+  /** Underlay IPv4 address that carries VXLAN. */
+  dataPathAddr: string;
+};

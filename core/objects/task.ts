@@ -1,0 +1,144 @@
+import type { NetworkId, NodeId, RaftIndex, ServiceId, UnixMs } from "../ids.ts";
+import type { Labels, Nanoseconds, ObjectMeta } from "./object-meta.ts";
+
+/** ContainerSpec in the Docker API's shape. Source: Docker Engine API, TaskSpec.ContainerSpec. */
+export type ContainerSpec = {
+  Image: string;
+  Labels?: Labels;
+  Command?: string[];
+  Args?: string[];
+  Hostname?: string;
+  Env?: string[];
+  Dir?: string;
+  User?: string;
+  Groups?: string[];
+  Privileges?: Record<string, unknown>;
+  Init?: boolean;
+  StopSignal?: string;
+  TTY?: boolean;
+  OpenStdin?: boolean;
+  ReadOnly?: boolean;
+  Mounts?: Record<string, unknown>[];
+  StopGracePeriod?: Nanoseconds;
+  Healthcheck?: {
+    Test?: string[];
+    Interval?: Nanoseconds;
+    Timeout?: Nanoseconds;
+    Retries?: number;
+    StartPeriod?: Nanoseconds;
+    StartInterval?: Nanoseconds;
+  };
+  Hosts?: string[];
+  DNSConfig?: { Nameservers?: string[]; Search?: string[]; Options?: string[] };
+  Secrets?: Record<string, unknown>[];
+  Configs?: Record<string, unknown>[];
+  Isolation?: string;
+  Sysctls?: Record<string, string>;
+  CapabilityAdd?: string[];
+  CapabilityDrop?: string[];
+  Ulimits?: { Name: string; Hard: number; Soft: number }[];
+  OomScoreAdj?: number;
+  /** Credentials for the pull, stored here by the API border from X-Registry-Auth. Never shown. */
+  PullOptions?: { RegistryAuth: string };
+};
+
+export type RestartPolicy = {
+  Condition?: "none" | "on-failure" | "any";
+  Delay?: Nanoseconds;
+  MaxAttempts?: number;
+  Window?: Nanoseconds;
+};
+
+export type TaskSpec = {
+  ContainerSpec: ContainerSpec;
+  Resources?: {
+    Limits?: { NanoCPUs?: number; MemoryBytes?: number; Pids?: number };
+    Reservations?: { NanoCPUs?: number; MemoryBytes?: number; GenericResources?: unknown[] };
+  };
+  RestartPolicy?: RestartPolicy;
+  Placement?: {
+    Constraints?: string[];
+    Preferences?: { Spread: { SpreadDescriptor: string } }[];
+    MaxReplicas?: number;
+    Platforms?: { Architecture?: string; OS?: string }[];
+  };
+  /** `Target` is a network id (the API border resolves names). */
+  Networks?: { Target: string; Aliases?: string[]; DriverOpts?: Record<string, string> }[];
+  LogDriver?: { Name: string; Options?: Record<string, string> };
+  ForceUpdate?: number;
+  Runtime?: string;
+};
+
+/** Order of the states; a status only moves forward. Source: SwarmKit api/types.proto TaskState. */
+export const TASK_STATE_ORDER = {
+  new: 0,
+  pending: 64,
+  assigned: 192,
+  accepted: 256,
+  preparing: 320,
+  ready: 384,
+  starting: 448,
+  running: 512,
+  complete: 576,
+  shutdown: 640,
+  failed: 704,
+  rejected: 768,
+  remove: 800,
+  orphaned: 832,
+} as const;
+export type TaskState = keyof typeof TASK_STATE_ORDER;
+/** What the manager wants of a task: held back, run, run to its end, stop, stop and forget. */
+export type DesiredState = "ready" | "running" | "complete" | "shutdown" | "remove";
+
+export function taskStateAtLeast(state: TaskState, other: TaskState): boolean {
+  return TASK_STATE_ORDER[state] >= TASK_STATE_ORDER[other];
+}
+/** True when the container can no longer run: complete, shutdown, failed, rejected, orphaned. */
+export function isTaskDead(state: TaskState): boolean {
+  return TASK_STATE_ORDER[state] > TASK_STATE_ORDER.running;
+}
+
+export type TaskStatus = {
+  state: TaskState;
+  atMs: UnixMs;
+  /** Stock Swarm's words: created, pending task scheduling, …, started, finished, shutdown. */
+  message: string;
+  err?: string;
+  container?: { id: string; pid: number; exitCode: number };
+  /** Host-mode ports as the engine bound them. */
+  ports?: { Protocol: string; TargetPort: number; PublishedPort: number; PublishMode: "host" }[];
+};
+
+export type TaskNetwork = {
+  networkId: NetworkId;
+  /** Address without prefix length; absent for node-local networks (host, bridge). */
+  address?: string;
+  aliases: string[];
+};
+
+export type Task = ObjectMeta & {
+  serviceId: ServiceId;
+  /** Copied from the service, so that a task outlives it with a name. */
+  serviceName: string;
+  serviceLabels: Labels;
+  /** Counted from 1 for replicated services, 0 for global ones. */
+  slot: number;
+  /** Absent until scheduled. */
+  nodeId?: NodeId;
+  spec: TaskSpec;
+  /** The service's specVersion from which it was made. */
+  specVersion: RaftIndex;
+  desiredState: DesiredState;
+  status: TaskStatus;
+  /** Written by the allocator; absent while state is `new`. */
+  networks?: TaskNetwork[];
+  /** The service's ports at the time, with published ports filled in. */
+  ports?: { Protocol: string; TargetPort: number; PublishedPort: number; PublishMode: string }[];
+  /** Restart delay: the orchestrator sets desiredState to `running` from this time on. */
+  startAfterMs?: UnixMs;
+};
+
+/** `<service>.<slot>.<task id>`, or the node id in place of the slot for global services. */
+export function taskName(task: Pick<Task, "id" | "serviceName" | "slot" | "nodeId">): string {
+  return `${task.serviceName}.${task.slot > 0 ? task.slot : (task.nodeId ?? "")}.${task.id}`;
+}

@@ -1,0 +1,30 @@
+/** Messages between main and the mesh worker: endpoint table → kernel and DNS on this node. */
+import type { AssignmentItem } from "../../core/dispatcher/assignment.ts";
+
+export type MeshInput =
+  /** First message. Answer `{ type: "ready", backend }`. Probes the kernel; error unavailable says what is missing. */
+  | {
+      type: "init" /** Directory for the last known table. */;
+      dir: string;
+      backend: "auto" | "nftables";
+      engineSocket: string;
+    }
+  /** Kinds settings, peer, network, service, endpoint; others are ignored. As ReconcilerInput. Notification. */
+  | { type: "assignments"; isComplete: boolean; put: AssignmentItem[]; removed: string[] }
+  /** From the reconciler: overlay networks that exist in the engine on this node. Notification. */
+  | { type: "networks-present"; networkIds: string[] }
+  /** Answer `{ type: "status", … }`. */
+  | { type: "status" }
+  /** Remove every kernel object made by shoal (leave, uninstall). Answer done. */
+  | { type: "wipe" }
+  /** Answer done; the kernel state stays. */
+  | { type: "stop" };
+
+export type MeshAnswer =
+  | { type: "ready"; backend: string }
+  | { type: "status"; backend: string; repairs: Record<string, number>; lastError?: string }
+  | { type: "done" };
+
+export type MeshOutput =
+  /** Drift was found and mended: what it was. */
+  { type: "repaired"; what: string[] } | { type: "apply-failed"; message: string };
