@@ -1,0 +1,381 @@
+/**
+ * The consensus thread: raft.db, the loop of host.ts, real ticks, and two message ports (main and the
+ * state worker). See core/protocol.ts for the words.
+ *
+ * Life: `init` → waits for the state worker's `opened` → opens raft.db → answers `ready` → turns until
+ * `stop`. Inputs that arrive together are one turn, and so one fsync.
+ *
+ * Time is only ticks. A tick that comes late means that this thread was stalled, and that messages of
+ * the leader may wait unread behind it: it is marked, and nothing is concluded from silence then.
+ */
+import { performance } from "node:perf_hooks";
+import { clearTimeout, setImmediate, setTimeout } from "node:timers";
+import type { MessagePort } from "node:worker_threads";
+import { crc32 as nativeCrc32 } from "node:zlib";
+import { assert, unreachable } from "../assert.ts";
+import { ClusterError, fromErrorBody } from "../errors.ts";
+import type { RaftIndex } from "../ids.ts";
+import type {
+  ConsensusAnswer,
+  ConsensusInput,
+  ConsensusOutput,
+  ConsensusToState,
+  StateToConsensus,
+} from "../protocol.ts";
+import type { Random } from "../random.ts";
+import { serveWorker, type WorkerServer } from "../worker-server.ts";
+import { useNativeCrc32 } from "./checksum.ts";
+import { createHost, hasWork, type Host, type HostInput, pushInput, runTurn } from "./host.ts";
+import { isCommitUntold, raftStatus, type RaftAnswer } from "./raft.ts";
+import {
+  bootstrapBatch,
+  forceNewClusterBatch,
+  openSqliteLog,
+  type SqliteLog,
+} from "./sqlite-log.ts";
+
+/**
+ * The next append brings the word of a commit along. When none follows for so long, the members are
+ * told by a message of its own; under load it would double the messages and the work of everybody.
+ */
+const COMMIT_NOTICE_MS = 1;
+
+type Waiter = { resolve(answer: ConsensusAnswer): void; reject(error: Error): void };
+type Init = Extract<ConsensusInput, { type: "init" }>;
+
+type Worker = {
+  server: WorkerServer<ConsensusOutput>;
+  state: MessagePort;
+  log: SqliteLog;
+  host: Host;
+  waiters: Map<number, Waiter>;
+  nextRequestId: number;
+  isTurnScheduled: boolean;
+  /** The log is about to be closed: a turn that was scheduled before must not touch it. */
+  isStopped: boolean;
+  noticeTimer: NodeJS.Timeout | undefined;
+  tickTimer: NodeJS.Timeout | undefined;
+};
+
+/** Serves ConsensusInput in this worker thread. */
+export function startConsensusWorker(): void {
+  useNativeCrc32(nativeCrc32);
+  let worker: Worker | undefined;
+  const begin = async (init: Init, port: MessagePort): Promise<ConsensusAnswer> => {
+    worker = await open(init, port, server);
+    return { type: "ready", status: raftStatus(worker.host.raft) };
+  };
+  const server: WorkerServer<ConsensusOutput> = serveWorker<
+    ConsensusInput,
+    ConsensusAnswer,
+    ConsensusOutput
+  >((input, port) => {
+    if (input.type === "init") {
+      assert(!worker, "init comes once");
+      assert(port, "init carries the state worker's port");
+      return begin(input, port);
+    }
+    return worker ? handle(worker, input) : handleEarly(server, input);
+  });
+}
+
+async function open(
+  init: Init,
+  state: MessagePort,
+  server: WorkerServer<ConsensusOutput>,
+): Promise<Worker> {
+  const line = await openedState(state);
+  const { appliedIndex } = line;
+  const log = openLog(init);
+  const last = log.stored.base.index + log.stored.entries.length;
+  if (appliedIndex > last) {
+    log.close();
+    throw new ClusterError(
+      "failed-precondition",
+      `Cannot start: state.db is at entry ${appliedIndex}, raft.db in "${init.dir}" ends at ${last}; they belong together, restore both or delete both`,
+      // The log has lost its end, and with it perhaps a vote: as if it were damaged.
+      { details: { isDamaged: true } },
+    );
+  }
+  const worker: Worker = {
+    server,
+    state,
+    log,
+    waiters: new Map(),
+    nextRequestId: 1,
+    isTurnScheduled: false,
+    isStopped: false,
+    noticeTimer: undefined,
+    tickTimer: undefined,
+    host: createHost(
+      {
+        nodeId: init.nodeId,
+        electionTicks: init.electionTicks,
+        heartbeatTicks: 1,
+        random: systemRandom(),
+      },
+      log.stored,
+      {
+        storage: log,
+        send: (to, data) => server.notify({ type: "send", to, data }),
+        state: statePort(state),
+        answer: (answer) => settle(worker, answer),
+        statusChanged: (status) => server.notify({ type: "status-changed", status }),
+        removed: () => server.notify({ type: "removed" }),
+      },
+      appliedIndex,
+    ),
+  };
+  line.serve((message) => handleState(worker, message));
+  startTicks(worker, init);
+  scheduleTurn(worker);
+  return worker;
+}
+
+type StateLine = {
+  appliedIndex: RaftIndex;
+  /** Sets who takes the messages after the first, beginning with those that wait already. */
+  serve(handler: (message: StateToConsensus) => void): void;
+};
+
+/** Waits for `opened`. One listener for good: between two of them a port may lose messages. */
+function openedState(state: MessagePort): Promise<StateLine> {
+  return new Promise((resolve) => {
+    const early: StateToConsensus[] = [];
+    let handler: ((message: StateToConsensus) => void) | undefined;
+    let isOpened = false;
+    const serve = (next: (message: StateToConsensus) => void) => {
+      handler = next;
+      for (const message of early.splice(0)) next(message);
+    };
+    state.on("message", (message: StateToConsensus) => {
+      if (!isOpened) {
+        assert(message.type === "opened", `The state worker said ${message.type} before opened`);
+        isOpened = true;
+        resolve({ appliedIndex: message.appliedIndex, serve });
+      } else if (handler) {
+        handler(message);
+      } else {
+        early.push(message);
+      }
+    });
+  });
+}
+
+function openLog(init: Init): SqliteLog {
+  const { dir, nodeId, bootstrap, forceNewCluster } = init;
+  return openSqliteLog({
+    dir,
+    nodeId,
+    begin: (stored, isEmpty) => {
+      if (bootstrap && isEmpty) return bootstrapBatch(nodeId, bootstrap.addr);
+      if (!forceNewCluster) return undefined;
+      if (isEmpty) {
+        throw new ClusterError(
+          "failed-precondition",
+          `Cannot force a new cluster: "${dir}" has no log; start without --force-new-cluster`,
+        );
+      }
+      return forceNewClusterBatch(stored, nodeId, forceNewCluster.addr);
+    },
+  });
+}
+
+function statePort(state: MessagePort) {
+  const post = (message: ConsensusToState, transfer: ArrayBuffer[] = []) =>
+    state.postMessage(message, transfer);
+  return {
+    apply: (entries: readonly { index: number; term: number; type: string; data: Uint8Array }[]) =>
+      post({
+        type: "apply",
+        entries: entries.map(({ index, term, type, data }) => ({
+          index,
+          term,
+          // Membership is consensus's own: the state machine sees that an index has passed.
+          data: type === "normal" ? data : new Uint8Array(0),
+        })),
+      }),
+    restore: (snapshot: { index: RaftIndex; term: number; data: Uint8Array<ArrayBuffer> }) =>
+      post({ type: "restore", ...snapshot }, [snapshot.data.buffer]),
+    leadership: (told: { isLeader: boolean; term: number; leaderId: string | undefined }) => {
+      const { isLeader, term, leaderId } = told;
+      post({ type: "leadership", isLeader, term, ...(leaderId === undefined ? {} : { leaderId }) });
+    },
+    takeSnapshot: () => post({ type: "take-snapshot" }),
+  };
+}
+
+function handleState(worker: Worker, message: StateToConsensus): void {
+  switch (message.type) {
+    case "opened":
+      assert(false, "The state worker opens once");
+      break;
+    case "applied":
+      push(worker, { type: "state-applied", index: message.index });
+      break;
+    case "propose":
+      push(worker, { type: "proposal", data: ownBytes(message.data) });
+      break;
+    case "snapshot":
+      push(worker, { type: "state-snapshot", index: message.index, data: message.data });
+      break;
+    default:
+      unreachable(message);
+  }
+}
+
+/** Before `ready`: peers do not wait for this node to open its log, and send again. */
+function handleEarly(
+  server: WorkerServer<ConsensusOutput>,
+  input: Exclude<ConsensusInput, Init>,
+): ConsensusAnswer | undefined {
+  if (input.type === "peer-message" || input.type === "peer-unreachable") return undefined;
+  if (input.type === "stop") {
+    setImmediate(() => server.exit());
+    return { type: "done" };
+  }
+  throw new ClusterError("unavailable", `Cannot ${input.type}: the log is still being opened`);
+}
+
+function handle(
+  worker: Worker,
+  input: Exclude<ConsensusInput, Init>,
+): Promise<ConsensusAnswer> | ConsensusAnswer | undefined {
+  switch (input.type) {
+    case "propose":
+      return request(worker, (requestId) => {
+        push(worker, { type: "proposal", requestId, data: ownBytes(input.data) });
+      });
+    case "read-index":
+      return request(worker, (requestId) => push(worker, { type: "read-index", requestId }));
+    case "change-membership": {
+      const { change } = input;
+      return request(worker, (requestId) => {
+        push(worker, { type: "conf-change", requestId, change });
+      });
+    }
+    case "transfer-leadership": {
+      const { to } = input;
+      return request(worker, (requestId) => {
+        push(worker, { type: "transfer", requestId, ...(to === undefined ? {} : { to }) });
+      });
+    }
+    case "status":
+      return { type: "status", status: raftStatus(worker.host.raft) };
+    case "peer-message":
+      push(worker, { type: "peer-frame", from: input.from, frame: input.data });
+      return undefined;
+    case "set-compaction":
+      worker.host.options.snapshotEntries = Math.max(1, input.snapshotEntries);
+      worker.host.options.tailEntries = Math.max(0, input.tailEntries);
+      return undefined;
+    case "peer-unreachable":
+      push(worker, { type: "peer-unreachable", nodeId: input.nodeId });
+      return undefined;
+    case "stop":
+      stop(worker);
+      return { type: "done" };
+    default:
+      return unreachable(input);
+  }
+}
+
+function request(worker: Worker, ask: (requestId: number) => void): Promise<ConsensusAnswer> {
+  return new Promise((resolve, reject) => {
+    const requestId = worker.nextRequestId++;
+    worker.waiters.set(requestId, { resolve, reject });
+    ask(requestId);
+  });
+}
+
+function settle(worker: Worker, answer: RaftAnswer): void {
+  const waiter = worker.waiters.get(answer.requestId);
+  assert(waiter, `Request ${answer.requestId} was answered before`);
+  worker.waiters.delete(answer.requestId);
+  switch (answer.type) {
+    case "committed":
+      waiter.resolve({ type: "committed", index: answer.index });
+      break;
+    case "read-ready":
+      waiter.resolve({ type: "read-ready", index: answer.index });
+      break;
+    case "done":
+      waiter.resolve({ type: "done" });
+      break;
+    case "refused":
+      waiter.reject(fromErrorBody(answer.refusal));
+      break;
+    default:
+      unreachable(answer);
+  }
+}
+
+/** Bytes that own their buffer: a view would carry the sender's whole buffer to every thread. */
+function ownBytes(data: Uint8Array): Uint8Array {
+  return data.byteLength === data.buffer.byteLength ? data : data.slice();
+}
+
+// ---- turns and ticks ----------------------------------------------------------------------------
+
+function push(worker: Worker, input: HostInput): void {
+  pushInput(worker.host, input);
+  scheduleTurn(worker);
+}
+
+/** After the messages that have arrived by now: they share the turn's fsync. */
+function scheduleTurn(worker: Worker): void {
+  if (worker.isTurnScheduled || worker.isStopped) return;
+  worker.isTurnScheduled = true;
+  setImmediate(() => {
+    worker.isTurnScheduled = false;
+    if (worker.isStopped) return;
+    runTurn(worker.host);
+    planCommitNotice(worker);
+    if (hasWork(worker.host)) scheduleTurn(worker);
+  });
+}
+
+function planCommitNotice(worker: Worker): void {
+  const { raft } = worker.host;
+  const { commitIndex } = raft.log;
+  if (worker.noticeTimer || !isCommitUntold(raft, commitIndex)) return;
+  worker.noticeTimer = setTimeout(() => {
+    worker.noticeTimer = undefined;
+    if (isCommitUntold(raft, commitIndex)) push(worker, { type: "commit-notice" });
+    else planCommitNotice(worker);
+  }, COMMIT_NOTICE_MS);
+}
+
+function startTicks(worker: Worker, init: Init): void {
+  const { tickMs, electionTicks } = init;
+  const lateMs = (electionTicks * tickMs) / 2;
+  let dueMs = performance.now() + tickMs;
+  const tick = () => {
+    const nowMs = performance.now();
+    const isLate = nowMs - dueMs > lateMs;
+    // One tick for a stall of any length: time in which nothing could be heard does not count.
+    dueMs = isLate ? nowMs + tickMs : Math.max(dueMs + tickMs, nowMs);
+    push(worker, isLate ? { type: "tick", isLate } : { type: "tick" });
+    worker.tickTimer = setTimeout(tick, Math.max(0, dueMs - nowMs));
+  };
+  worker.tickTimer = setTimeout(tick, tickMs);
+}
+
+function stop(worker: Worker): void {
+  clearTimeout(worker.tickTimer);
+  clearTimeout(worker.noticeTimer);
+  worker.isStopped = true;
+  worker.state.close();
+  // After the answer, which is posted when this task's promises have run.
+  setImmediate(() => {
+    worker.log.close();
+    worker.server.exit();
+  });
+}
+
+function systemRandom(): Random {
+  return {
+    next: () => Math.random(),
+    bytes: (count) => crypto.getRandomValues(new Uint8Array(count)),
+  };
+}
