@@ -57,9 +57,15 @@ export type ConsensusInput =
       electionTicks: number;
       tickMs: number;
     }
-  /** Answer `{ type: "committed", index }` once committed (not yet applied); errors: not-leader, proposal-dropped, busy. */
+  /**
+   * Answer `{ type: "committed", index }` once committed (not yet applied); errors: not-leader,
+   * proposal-dropped, busy.
+   */
   | { type: "propose"; data: Uint8Array }
-  /** Answer `{ type: "read-ready", index }`: state applied up to it is linearizable. Works on followers. Errors: no-quorum, deadline. */
+  /**
+   * Answer `{ type: "read-ready", index }`: state applied up to it is linearizable. Works on
+   * followers. Errors: no-quorum, deadline.
+   */
   | { type: "read-index" }
   /** Leader only. Answer `{ type: "committed", index }`. */
   | { type: "change-membership"; change: MembershipChange }
@@ -69,6 +75,11 @@ export type ConsensusInput =
   | { type: "status" }
   /** Notification: bytes from a peer's consensus (net/rpc note "raft"). */
   | { type: "peer-message"; from: NodeId; data: Uint8Array }
+  /**
+   * Notification, at start and when the cluster's spec changes: entries after which the log is
+   * compacted, and entries kept before a snapshot for members that are a little behind.
+   */
+  | { type: "set-compaction"; snapshotEntries: number; tailEntries: number }
   /** Notification: the transport could not deliver to this peer (advisory). */
   | { type: "peer-unreachable"; nodeId: NodeId }
   /** Answer `{ type: "done" }`, then the worker exits 0. */
@@ -127,6 +138,13 @@ export type StateInput =
   | { type: "session-close"; sessionId: string }
   /** Notification. */
   | { type: "heartbeat"; nodeId: NodeId; sessionId: string; nowMs: UnixMs }
+  /** Leader, once a second: raft members of which consensus has no word. Notification. */
+  | { type: "silent-members"; nodeIds: NodeId[] }
+  /**
+   * Notification: whether somebody here waits for what is applied. On a leader it is on disk and told
+   * at once; elsewhere, unless somebody waits, within some milliseconds and many entries together.
+   */
+  | { type: "awaited"; isAwaited: boolean }
   /** Answer `{ type: "done" }` once applied; proposed in batches. */
   | {
       type: "report-status";
@@ -134,11 +152,17 @@ export type StateInput =
       sessionId: string;
       statuses: { taskId: string; status: TaskStatus }[];
     }
+  /** Notification: while held, nothing is proposed by this thread (no room on disk). */
+  | { type: "hold"; isHeld: boolean }
+  /** Answer `{ type: "snapshot", … }`: everything at the applied index (backup). */
+  | { type: "snapshot" }
   | { type: "stop" };
 
 export type StateAnswer =
-  | { type: "ready"; appliedIndex: RaftIndex }
+  /** `rebuiltBecause`: state.db could not be used and was begun anew; consensus fills it again. */
+  | { type: "ready"; appliedIndex: RaftIndex; rebuiltBecause?: string }
   | { type: "session"; heartbeatPeriodMs: number }
+  | { type: "snapshot"; index: RaftIndex; data: Uint8Array }
   | { type: "done" };
 
 export type StateOutput =

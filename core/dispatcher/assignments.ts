@@ -1,0 +1,292 @@
+/**
+ * What a node must have, computed from a view, key by key: `task/<id>`, `secret/<id>`, `config/<id>`
+ * and `settings/<node id>` are the node's own; `peer/…`, `network/…`, `service/…`, `endpoint/…` are
+ * shared: every node has the same.
+ *
+ * 1. Pure: the set is a function of the view. Who was sent what is dispatch.ts.
+ * 2. Each key's value depends on the view only, so a set can be brought up to date by computing the
+ *    keys that a change may touch (`sharedKeysOf`), never by interpreting the change.
+ * 3. A status report does not put the same task again: see `isSameItem`.
+ */
+import { unreachable } from "../assert.ts";
+import type { NodeId } from "../ids.ts";
+import type { NodeObject } from "../objects/node.ts";
+import type { Service } from "../objects/service.ts";
+import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../objects/task.ts";
+import type { Change } from "../store/action.ts";
+import { configIdsOf, secretIdsOf } from "../store/claims.ts";
+import type { ClusterView } from "../store/view.ts";
+import type {
+  AssignmentItem,
+  AssignmentsMessage,
+  EndpointEntry,
+  NodeSettings,
+  ServiceEntry,
+} from "./assignment.ts";
+
+export type AssignmentSet = ReadonlyMap<string, AssignmentItem>;
+export type AssignmentDiff = { put: AssignmentItem[]; removed: string[] };
+
+/** The complete set of one node; empty for a node that is not in the view. */
+export function assignmentsFor(view: ClusterView, nodeId: NodeId): AssignmentSet {
+  if (!view.node(nodeId)) return new Map();
+  return new Map([...sharedAssignments(view), ...ownAssignments(view, nodeId)]);
+}
+
+/** The part that every node has: peers, networks, services, endpoints. */
+export function sharedAssignments(view: ClusterView): Map<string, AssignmentItem> {
+  const items = new Map<string, AssignmentItem>();
+  const add = (item: AssignmentItem | undefined) => {
+    if (item) items.set(item.key, item);
+  };
+  for (const node of view.nodes()) add(peerItem(node));
+  for (const network of view.networks()) {
+    add({ key: `network/${network.id}`, kind: "network", body: network });
+  }
+  for (const service of view.services()) add(serviceItem(service));
+  for (const task of view.tasks()) add(endpointItem(view, task));
+  return items;
+}
+
+/**
+ * The part that only this node has: its settings, its tasks, and the secrets and configs that its
+ * living tasks reference.
+ */
+export function ownAssignments(view: ClusterView, nodeId: NodeId): Map<string, AssignmentItem> {
+  const items = new Map<string, AssignmentItem>();
+  const node = view.node(nodeId);
+  if (!node) return items;
+  const settings = settingsItem(view, node);
+  if (settings) items.set(settings.key, settings);
+  for (const task of view.tasksByNode(nodeId)) {
+    if (!isAssigned(task)) continue;
+    items.set(`task/${task.id}`, { key: `task/${task.id}`, kind: "task", body: task });
+    if (isTaskDead(task.status.state)) continue;
+    for (const id of secretIdsOf(task.spec)) {
+      const secret = view.secret(id);
+      if (secret) items.set(`secret/${id}`, { key: `secret/${id}`, kind: "secret", body: secret });
+    }
+    for (const id of configIdsOf(task.spec)) {
+      const config = view.config(id);
+      if (config) items.set(`config/${id}`, { key: `config/${id}`, kind: "config", body: config });
+    }
+  }
+  return items;
+}
+
+/**
+ * True while the node must know of the task: from ASSIGNED on, running or to be stopped, and as dead
+ * history (its container is kept) until the task object is deleted; a task that shall be forgotten
+ * (`remove`) goes as soon as it is dead.
+ */
+function isAssigned(task: Task): boolean {
+  if (!taskStateAtLeast(task.status.state, "assigned")) return false;
+  return !(task.desiredState === "remove" && isTaskDead(task.status.state));
+}
+
+/** The settings of one node; absent before the cluster object exists. */
+export function settingsItem(view: ClusterView, node: NodeObject): AssignmentItem | undefined {
+  const cluster = view.cluster();
+  if (!cluster) return undefined;
+  const managers: NodeSettings["managers"] = [];
+  for (const { id, managerAddr } of view.nodes()) {
+    if (managerAddr) managers.push({ nodeId: id, addr: managerAddr });
+  }
+  return {
+    key: `settings/${node.id}`,
+    kind: "settings",
+    body: {
+      nodeId: node.id,
+      clusterId: cluster.id,
+      role: node.role,
+      managers,
+      caCertificatePem: cluster.rootCa.certificatePem,
+      heartbeatPeriodMs: cluster.spec.Dispatcher.HeartbeatPeriod / 1e6,
+      dataPathPort: cluster.dataPathPort,
+      hostname: node.description?.Hostname ?? "",
+    },
+  };
+}
+
+/** Keys of the shared part whose value one change may have changed. */
+export function sharedKeysOf(view: ClusterView, change: Change): string[] {
+  switch (change.table) {
+    case "node":
+      // An endpoint is not ready while its node is down.
+      return [
+        `peer/${change.id}`,
+        ...view.tasksByNode(change.id).map((task) => `endpoint/${task.id}`),
+      ];
+    case "network":
+      return [`network/${change.id}`];
+    case "service":
+      return [`service/${change.id}`];
+    case "task":
+      return [`endpoint/${change.id}`];
+    case "cluster":
+    case "secret":
+    case "config":
+      return [];
+    default:
+      return unreachable(change);
+  }
+}
+
+/** The value of one shared key now; `undefined` when no node has it. */
+export function sharedItem(view: ClusterView, key: string): AssignmentItem | undefined {
+  const slash = key.indexOf("/");
+  const id = key.slice(slash + 1);
+  switch (key.slice(0, slash)) {
+    case "peer": {
+      const node = view.node(id);
+      return node && peerItem(node);
+    }
+    case "network": {
+      const network = view.network(id);
+      return network && { key, kind: "network", body: network };
+    }
+    case "service": {
+      const service = view.service(id);
+      return service && serviceItem(service);
+    }
+    case "endpoint": {
+      const task = view.task(id);
+      return task && endpointItem(view, task);
+    }
+    default:
+      return undefined;
+  }
+}
+
+function peerItem(node: NodeObject): AssignmentItem | undefined {
+  // Until its first session a node has no address for VXLAN, so nothing can be sent to it.
+  if (!node.index || !node.meshAddress || !node.dataPathAddr) return undefined;
+  return {
+    key: `peer/${node.id}`,
+    kind: "peer",
+    body: {
+      nodeId: node.id,
+      hostname: node.description?.Hostname ?? "",
+      index: node.index,
+      dataPathAddr: node.dataPathAddr,
+      meshAddress: node.meshAddress,
+    },
+  };
+}
+
+function serviceItem(service: Service): AssignmentItem | undefined {
+  const { endpoint, spec } = service;
+  if (!endpoint) return undefined;
+  const ports: ServiceEntry["ports"] = [];
+  for (const port of endpoint.ports) {
+    if (port.PublishMode !== "ingress") continue;
+    ports.push({
+      protocol: port.Protocol,
+      targetPort: port.TargetPort,
+      publishedPort: port.PublishedPort,
+    });
+  }
+  const aliases: ServiceEntry["aliases"] = [];
+  for (const attachment of spec.TaskTemplate.Networks ?? spec.Networks ?? []) {
+    if (!attachment.Aliases?.length) continue;
+    aliases.push({ networkId: attachment.Target, names: attachment.Aliases });
+  }
+  return {
+    key: `service/${service.id}`,
+    kind: "service",
+    body: {
+      serviceId: service.id,
+      name: spec.Name,
+      mode: endpoint.mode,
+      virtualIps: endpoint.virtualIps,
+      ports,
+      aliases,
+    },
+  };
+}
+
+function endpointItem(view: ClusterView, task: Task): AssignmentItem | undefined {
+  const { state } = task.status;
+  if (task.nodeId === undefined || !taskStateAtLeast(state, "assigned")) return undefined;
+  if (isTaskDead(state)) return undefined;
+  const addresses: EndpointEntry["addresses"] = [];
+  for (const { networkId, address } of task.networks ?? []) {
+    if (address) addresses.push({ networkId, address });
+  }
+  // On a node-local network only (host, bridge): there is nothing to route or to balance.
+  if (addresses.length === 0) return undefined;
+  const isWanted = task.desiredState === "running" || task.desiredState === "complete";
+  const node = view.node(task.nodeId);
+  return {
+    key: `endpoint/${task.id}`,
+    kind: "endpoint",
+    body: {
+      taskId: task.id,
+      serviceId: task.serviceId,
+      name: taskName(task),
+      nodeId: task.nodeId,
+      addresses,
+      // A node that is `unknown` or `disconnected` may still serve; one that is down is not asked.
+      isReady:
+        state === "running" && isWanted && node !== undefined && node.status.state !== "down",
+    },
+  };
+}
+
+/**
+ * True when a node that has `a` needs not be sent `b`. For a task that compares what the manager
+ * decides; not `status`, `version` and times, which change with each of the node's own reports and
+ * would come back to it as an echo. So the status inside an assignment is the one known when it was
+ * put; a complete set brings it up to date.
+ */
+export function isSameItem(a: AssignmentItem, b: AssignmentItem): boolean {
+  if (a === b) return true;
+  if (a.kind !== b.kind) return false;
+  if (a.body === b.body) return true;
+  if (a.kind !== "task" || b.kind !== "task") {
+    return JSON.stringify(a.body) === JSON.stringify(b.body);
+  }
+  return TASK_DECIDED.every((field) => {
+    const [one, other] = [a.body[field], b.body[field]];
+    // A change replaces only the fields that it sets, so the others keep their identity.
+    return one === other || JSON.stringify(one) === JSON.stringify(other);
+  });
+}
+
+const TASK_DECIDED = [
+  "desiredState",
+  "spec",
+  "networks",
+  "ports",
+  "slot",
+  "nodeId",
+  "startAfterMs",
+  "serviceId",
+  "serviceName",
+  "serviceLabels",
+  "specVersion",
+] as const satisfies readonly (keyof Task)[];
+
+/** What turns the set `before` into `after`; both in the order of `after` and `before`. */
+export function diffAssignments(before: AssignmentSet, after: AssignmentSet): AssignmentDiff {
+  const diff: AssignmentDiff = { put: [], removed: [] };
+  for (const [key, item] of after) {
+    const known = before.get(key);
+    if (!known || !isSameItem(known, item)) diff.put.push(item);
+  }
+  for (const key of before.keys()) {
+    if (!after.has(key)) diff.removed.push(key);
+  }
+  return diff;
+}
+
+/** The receiver's side: the set after a message. */
+export function applyAssignments(
+  before: AssignmentSet,
+  message: Pick<AssignmentsMessage, "type" | "put" | "removed">,
+): Map<string, AssignmentItem> {
+  const items = new Map(message.type === "complete" ? [] : before);
+  for (const key of message.removed) items.delete(key);
+  for (const item of message.put) items.set(item.key, item);
+  return items;
+}
