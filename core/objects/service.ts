@@ -65,6 +65,8 @@ export type Service = ObjectMeta & {
     completedAtMs?: UnixMs;
     message: string;
   };
+  /** Jobs only. Set by the API border: 0 at the creation, one more with each update of the spec. */
+  jobStatus?: { iteration: number; lastExecutionAtMs: UnixMs };
 };
 
 export type ServiceEndpoint = {
@@ -76,6 +78,33 @@ export type ServiceEndpoint = {
   /** One per overlay network in vip mode; address without prefix length. */
   virtualIps: { networkId: NetworkId; address: string }[];
 };
+
+export type ServiceModeName = "replicated" | "global" | "replicated-job" | "global-job";
+
+/** The mode by the name that `docker service create --mode` gives it. */
+export function modeOf(spec: ServiceSpec): ServiceModeName {
+  if (spec.Mode.Global) return "global";
+  if (spec.Mode.ReplicatedJob) return "replicated-job";
+  return spec.Mode.GlobalJob ? "global-job" : "replicated";
+}
+
+/** True for services whose tasks run to their end, once. */
+export function isJob(spec: ServiceSpec): boolean {
+  return spec.Mode.ReplicatedJob !== undefined || spec.Mode.GlobalJob !== undefined;
+}
+
+/**
+ * How often a replicated job is to complete, and in how many slots at once; `undefined` for other
+ * modes. A MaxConcurrent of 0 means no limit (in stock Swarm such a job never runs).
+ */
+export function completionsOf(
+  spec: ServiceSpec,
+): { totalCount: number; concurrentMax: number } | undefined {
+  const job = spec.Mode.ReplicatedJob;
+  if (!job) return undefined;
+  const totalCount = job.TotalCompletions ?? job.MaxConcurrent ?? 1;
+  return { totalCount, concurrentMax: (job.MaxConcurrent ?? 1) || totalCount };
+}
 
 /** Wanted replicas: `undefined` for modes that do not count. */
 export function replicasOf(spec: ServiceSpec): number | undefined {

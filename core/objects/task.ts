@@ -121,7 +121,10 @@ export type Task = ObjectMeta & {
   /** Copied from the service, so that a task outlives it with a name. */
   serviceName: string;
   serviceLabels: Labels;
-  /** Counted from 1 for replicated services, 0 for global ones. */
+  /**
+   * Counted from 1 for replicated services and jobs, 0 for global ones. Users see those of jobs
+   * counted from 0: `shownSlot`.
+   */
   slot: number;
   /** Absent until scheduled. */
   nodeId?: NodeId;
@@ -136,9 +139,21 @@ export type Task = ObjectMeta & {
   ports?: { Protocol: string; TargetPort: number; PublishedPort: number; PublishMode: string }[];
   /** Restart delay: the orchestrator sets desiredState to `running` from this time on. */
   startAfterMs?: UnixMs;
+  /** Jobs only: which run of the job it belongs to. Source: SwarmKit, JobIteration. */
+  jobIteration?: number;
+  /** When it was first seen running, by its node's clock; recorded while its service is being updated. */
+  runningAtMs?: UnixMs;
 };
 
+/** The slot as users see it: from 1, of jobs from 0; `undefined` for tasks that are a node's. */
+export function shownSlot(task: Pick<Task, "slot" | "jobIteration">): number | undefined {
+  if (task.slot === 0) return undefined;
+  return task.jobIteration === undefined ? task.slot : task.slot - 1;
+}
+
 /** `<service>.<slot>.<task id>`, or the node id in place of the slot for global services. */
-export function taskName(task: Pick<Task, "id" | "serviceName" | "slot" | "nodeId">): string {
-  return `${task.serviceName}.${task.slot > 0 ? task.slot : (task.nodeId ?? "")}.${task.id}`;
+export function taskName(
+  task: Pick<Task, "id" | "serviceName" | "slot" | "nodeId" | "jobIteration">,
+): string {
+  return `${task.serviceName}.${shownSlot(task) ?? task.nodeId ?? ""}.${task.id}`;
 }

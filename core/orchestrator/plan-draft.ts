@@ -1,0 +1,66 @@
+import { assert } from "../assert.ts";
+import type { TaskId, UnixMs } from "../ids.ts";
+import type { Service } from "../objects/service.ts";
+import type { Task } from "../objects/task.ts";
+import type { Plan, PlanInput, Reason } from "../plan.ts";
+import type { StoreAction } from "../store/action.ts";
+
+/** A plan while it is being made. */
+export type PlanDraft = PlanInput & {
+  actions: StoreAction[];
+  reasons: Reason[];
+  wakeAtMs: UnixMs | undefined;
+  /** Tasks whose desired state this plan sets to `shutdown` or `remove`. */
+  endedIds: Set<TaskId>;
+};
+
+export function openDraft(input: PlanInput): PlanDraft {
+  return { ...input, actions: [], reasons: [], wakeAtMs: undefined, endedIds: new Set() };
+}
+
+export function closeDraft(draft: PlanDraft): Plan {
+  const { actions, reasons, wakeAtMs } = draft;
+  return { actions, reasons, ...(wakeAtMs === undefined ? {} : { wakeAtMs }) };
+}
+
+/** Asks to be planned again at `atMs`, which lies in the future; the earliest wish wins. */
+export function wakeAt(draft: PlanDraft, atMs: UnixMs): void {
+  assert(atMs > draft.nowMs, `Wake time ${atMs} is not after ${draft.nowMs}`);
+  draft.wakeAtMs = Math.min(draft.wakeAtMs ?? atMs, atMs);
+}
+
+type TaskSet = Partial<Omit<Task, "id" | "version" | "createdAtMs" | "updatedAtMs">>;
+
+/** Changes a task as it was seen: dropped by apply when it has changed since. */
+export function updateTask(draft: PlanDraft, task: Task, set: TaskSet, unset?: string[]): void {
+  if (set.desiredState === "shutdown" || set.desiredState === "remove") {
+    draft.endedIds.add(task.id);
+  }
+  draft.actions.push({
+    type: "update",
+    table: "task",
+    id: task.id,
+    ifVersion: task.version,
+    set,
+    ...(unset && unset.length > 0 ? { unset } : {}),
+  });
+}
+
+type ServiceSet = Partial<Omit<Service, "id" | "version" | "createdAtMs" | "updatedAtMs">>;
+
+/** Changes a service as it was seen: dropped by apply when it has changed since. */
+export function updateService(
+  draft: PlanDraft,
+  service: Service,
+  set: ServiceSet,
+  unset?: string[],
+): void {
+  draft.actions.push({
+    type: "update",
+    table: "service",
+    id: service.id,
+    ifVersion: service.version,
+    set,
+    ...(unset && unset.length > 0 ? { unset } : {}),
+  });
+}

@@ -1,0 +1,312 @@
+/**
+ * Rolling updates and rollbacks of one service, slot by slot.
+ *
+ * The memory is the store: tasks carry the spec version they were made from, `updateStatus` says
+ * whether an update goes on, a task's `runningAtMs` since when it ran. From these alone each slot
+ * is classified anew:
+ *
+ *   waiting    only tasks of an outdated spec            → may be started, if parallelism allows
+ *   in work    a new task that has not run or died yet, or within Delay after it did
+ *   attempted  a task of the current spec version ran or died
+ *   untouched  never outdated: not part of the update
+ *
+ * Invariants: 1. at most `Parallelism` slots are in work. 2. Nothing is started while paused. 3.
+ * The old task of a start-first slot is not stopped before a new one runs. 4. A slot is attempted
+ * once; what fails then is the restart policy's affair.
+ *
+ * Relies on: the API unsets `updateStatus` when a user changes the spec, and sets it to
+ * `rollback_started` for a rollback by hand; the reaper keeps 3 tasks a slot while an update runs.
+ *
+ * Source: SwarmKit manager/orchestrator/update/updater.go (states, messages, defaults).
+ */
+import type { UnixMs } from "../ids.ts";
+import type { Service, UpdateConfig, UpdateState } from "../objects/service.ts";
+import { type Task, taskStateAtLeast } from "../objects/task.ts";
+import { type PlanDraft, updateService, updateTask, wakeAt } from "./plan-draft.ts";
+import { diedByItself, isStopped } from "./restart.ts";
+import { compareTasks, createTask, type Slot, wantedIn } from "./slot.ts";
+import { isOutdated, isTaskDirty } from "./task-dirty.ts";
+
+export const MONITOR_DEFAULT_MS = 5_000;
+const NS_PER_MS = 1_000_000;
+
+type Progress = {
+  slot: Slot;
+  clean: Task[];
+  dirty: Task[];
+  /** Tasks of the current spec version that ran or died. */
+  attempts: Task[];
+  /** When the first of them did, by the leader's clock; absent while none has. */
+  attemptedAtMs?: UnixMs;
+  isWaiting: boolean;
+  /** Some task of the slot, wanted or dead, is of an outdated spec. */
+  hasOutdated: boolean;
+  /** Part of the running update, done or not. */
+  isPart: boolean;
+};
+
+/**
+ * Plans the next step of the service's update. `slots`: the occupied ones that are to stay.
+ * `touched`: keys of slots in which this plan has made a task already; those of slots started here
+ * are added.
+ */
+export function planUpdate(
+  draft: PlanDraft,
+  service: Service,
+  slots: readonly Slot[],
+  touched: Set<string>,
+): void {
+  const progress = slots.map((slot) => classify(draft, service, slot));
+  const config = settingsOf(service);
+  for (const item of progress) {
+    endDuplicates(draft, item, config.order);
+  }
+  const state = service.updateStatus?.state;
+  if (state === "paused" || state === "rollback_paused") return;
+
+  const waiting = progress.filter((item) => item.isWaiting && !touched.has(item.slot.key));
+  const isActive = state === "updating" || state === "rollback_started";
+  if (!isActive && waiting.length === 0) return;
+  recordRunning(draft, service, progress);
+  if (!isActive) {
+    setStatus(draft, service, "updating", "update in progress");
+  } else {
+    if (planFailure(draft, service, progress, config)) return;
+    if (planCompletion(draft, service, progress, config)) return;
+  }
+  const busyCount = progress.filter((item) => isInWork(draft, item, config, touched)).length;
+  const limit = config.parallelism === 0 ? waiting.length : config.parallelism - busyCount;
+  for (const item of inStartOrder(waiting).slice(0, Math.max(0, limit))) {
+    startSlot(draft, service, item, config.order);
+    touched.add(item.slot.key);
+  }
+}
+
+type Settings = {
+  /** 0: all at once. */
+  parallelism: number;
+  delayMs: number;
+  monitorMs: number;
+  failureAction: NonNullable<UpdateConfig["FailureAction"]>;
+  failureRatioMax: number;
+  order: NonNullable<UpdateConfig["Order"]>;
+};
+
+function settingsOf(service: Service): Settings {
+  const isRollback = service.updateStatus?.state.startsWith("rollback") ?? false;
+  const config = (isRollback ? service.spec.RollbackConfig : service.spec.UpdateConfig) ?? {};
+  return {
+    parallelism: config.Parallelism ?? 1,
+    delayMs: (config.Delay ?? 0) / NS_PER_MS,
+    // A monitor of 0 means the default. Source: SwarmKit api/defaults.
+    monitorMs: config.Monitor ? config.Monitor / NS_PER_MS : MONITOR_DEFAULT_MS,
+    failureAction: config.FailureAction ?? "pause",
+    failureRatioMax: config.MaxFailureRatio ?? 0,
+    order: config.Order ?? "stop-first",
+  };
+}
+
+function classify(draft: PlanDraft, service: Service, slot: Slot): Progress {
+  const isDirty = (task: Task) => isTaskDirty(draft.view, service, task);
+  const wanted = wantedIn(draft, slot);
+  const dirty = wanted.filter(isDirty);
+  const clean = wanted.filter((task) => !dirty.includes(task));
+  const current = slot.tasks.filter((task) => task.specVersion === service.specVersion);
+  const attempts = current.filter((task) => taskStateAtLeast(task.status.state, "running"));
+  const last = slot.tasks.at(-1);
+  const isRevivable =
+    wanted.length === 0 &&
+    last !== undefined &&
+    isStopped(draft, service, slot) &&
+    isOutdated(service, last);
+  const isWaiting =
+    clean.length === 0 && attempts.length === 0 && (dirty.length > 0 || isRevivable);
+  const hasOutdated = slot.tasks.some(isDirty);
+  const isPart = isWaiting || (current.length > 0 && (attempts.some(diedByItself) || hasOutdated));
+  return {
+    slot,
+    clean,
+    dirty,
+    attempts,
+    ...(attempts.length > 0
+      ? { attemptedAtMs: Math.min(...attempts.map((task) => task.updatedAtMs)) }
+      : {}),
+    isWaiting,
+    hasOutdated,
+    isPart,
+  };
+}
+
+/**
+ * Ends the tasks that have been superseded within their slot. Of outdated ones a start-first update
+ * keeps the one that serves: updates that follow each other closely would else leave one each, and
+ * all of them would go on for as long as the newest spec cannot be placed.
+ */
+function endDuplicates(draft: PlanDraft, item: Progress, order: Settings["order"]): void {
+  const [best, ...rest] = inKeepOrder(item.clean);
+  const [serving, ...outdated] = inKeepOrder(item.dirty);
+  const isSuperseded =
+    best !== undefined && (order === "stop-first" || best.status.state === "running");
+  const ended = [...rest, ...outdated];
+  if (isSuperseded && serving) ended.push(serving);
+  for (const task of ended) updateTask(draft, task, { desiredState: "shutdown" });
+  item.dirty = item.dirty.filter((task) => !ended.includes(task));
+}
+
+/** Those that run first, then the older ones. */
+function inKeepOrder(tasks: readonly Task[]): Task[] {
+  return tasks.toSorted(
+    (a, b) =>
+      Number(b.status.state === "running") - Number(a.status.state === "running") ||
+      compareTasks(a, b),
+  );
+}
+
+function isInWork(
+  draft: PlanDraft,
+  item: Progress,
+  config: Settings,
+  touched: ReadonlySet<string>,
+): boolean {
+  const isNew = touched.has(item.slot.key) && item.attemptedAtMs === undefined;
+  if (isNew) return item.hasOutdated;
+  if (!item.isPart || item.isWaiting) return false;
+  if (item.attemptedAtMs === undefined) return true;
+  const endMs = item.attemptedAtMs + config.delayMs;
+  if (draft.nowMs >= endMs) return false;
+  wakeAt(draft, endMs);
+  return true;
+}
+
+/** Slots that serve nobody first, then by number. */
+function inStartOrder(waiting: Progress[]): Progress[] {
+  const isServing = (item: Progress) => item.dirty.some((task) => task.status.state === "running");
+  return [...waiting].sort((a, b) => Number(isServing(a)) - Number(isServing(b)));
+}
+
+function startSlot(
+  draft: PlanDraft,
+  service: Service,
+  item: Progress,
+  order: Settings["order"],
+): void {
+  if (order === "start-first") {
+    createTask(draft, { service, slot: item.slot, beside: item.dirty });
+    return;
+  }
+  for (const task of item.dirty) updateTask(draft, task, { desiredState: "shutdown" });
+  createTask(draft, { service, slot: item.slot });
+}
+
+/**
+ * Keeps since when new tasks run, so that a later death tells whether it was within the monitor
+ * time.
+ */
+function recordRunning(draft: PlanDraft, service: Service, progress: readonly Progress[]): void {
+  for (const item of progress) {
+    if (!item.isPart) continue;
+    for (const task of item.clean) {
+      if (draft.endedIds.has(task.id)) continue;
+      const isNew = task.specVersion === service.specVersion && task.runningAtMs === undefined;
+      if (isNew && task.desiredState === "running" && task.status.state === "running") {
+        updateTask(draft, task, { runningAtMs: task.status.atMs });
+      }
+    }
+  }
+}
+
+/**
+ * The first task of the slot made by this update that died before it ran, or within the monitor
+ * time after.
+ */
+function failureOf(item: Progress, startedAtMs: UnixMs, monitorMs: number): Task | undefined {
+  return item.attempts.find(
+    (task) =>
+      diedByItself(task) &&
+      task.createdAtMs >= startedAtMs &&
+      (task.runningAtMs === undefined || task.status.atMs - task.runningAtMs <= monitorMs),
+  );
+}
+
+/** Pauses or rolls back when too many slots failed. True when it did. */
+function planFailure(
+  draft: PlanDraft,
+  service: Service,
+  progress: readonly Progress[],
+  config: Settings,
+): boolean {
+  if (config.failureAction === "continue") return false;
+  const startedAtMs = service.updateStatus?.startedAtMs ?? draft.nowMs;
+  const parts = progress.filter((item) => item.isPart);
+  const failures = parts
+    .map((item) => failureOf(item, startedAtMs, config.monitorMs))
+    .filter((task) => task !== undefined)
+    .sort((a, b) => a.status.atMs - b.status.atMs || compareTasks(a, b));
+  const last = failures.at(-1);
+  if (last === undefined || failures.length / parts.length <= config.failureRatioMax) return false;
+  const cause = `due to failure or early termination of task ${last.id}`;
+  if (service.updateStatus?.state === "rollback_started") {
+    setStatus(draft, service, "rollback_paused", `rollback paused ${cause}`);
+  } else if (config.failureAction === "rollback" && service.previousSpec) {
+    updateService(
+      draft,
+      service,
+      {
+        spec: service.previousSpec,
+        updateStatus: {
+          state: "rollback_started",
+          startedAtMs: draft.nowMs,
+          message: `update rolled back ${cause}`,
+        },
+      },
+      ["previousSpec", "previousSpecVersion"],
+    );
+  } else {
+    setStatus(draft, service, "paused", `update paused ${cause}`);
+  }
+  return true;
+}
+
+/**
+ * Ends the update once every slot was attempted and watched for the monitor time. True when it did.
+ */
+function planCompletion(
+  draft: PlanDraft,
+  service: Service,
+  progress: readonly Progress[],
+  config: Settings,
+): boolean {
+  const parts = progress.filter((item) => item.isPart);
+  let endMs = draft.nowMs;
+  for (const { attemptedAtMs } of parts) {
+    if (attemptedAtMs === undefined) return false;
+    const watchMs = config.delayMs >= config.monitorMs ? config.delayMs + 1_000 : config.monitorMs;
+    endMs = Math.max(endMs, attemptedAtMs + watchMs);
+  }
+  if (endMs > draft.nowMs) {
+    wakeAt(draft, endMs);
+    return false;
+  }
+  const isRollback = service.updateStatus?.state === "rollback_started";
+  setStatus(
+    draft,
+    service,
+    isRollback ? "rollback_completed" : "completed",
+    isRollback ? "rollback completed" : "update completed",
+  );
+  return true;
+}
+
+function setStatus(draft: PlanDraft, service: Service, state: UpdateState, message: string): void {
+  const hasEnded = state === "completed" || state === "rollback_completed";
+  const startedAtMs =
+    state === "updating" ? draft.nowMs : (service.updateStatus?.startedAtMs ?? draft.nowMs);
+  updateService(draft, service, {
+    updateStatus: {
+      state,
+      startedAtMs,
+      ...(hasEnded ? { completedAtMs: draft.nowMs } : {}),
+      message,
+    },
+  });
+}

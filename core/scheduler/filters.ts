@@ -1,0 +1,153 @@
+/**
+ * What a node must fulfil to get a task, in the order in which it is checked, with the words that
+ * tell the user how many nodes failed. Source: SwarmKit manager/scheduler/filter.go.
+ */
+import type { ServiceId } from "../ids.ts";
+import type { NodeObject } from "../objects/node.ts";
+import type { Task } from "../objects/task.ts";
+import { architectureOf, type Constraint, readConstraints, satisfiesAll } from "./constraint.ts";
+import { type Amounts, hostPortsOf, type NodeInfo, reservationsOf } from "./node-info.ts";
+
+/** What the tasks of one service version ask of a node. */
+export type Wish = {
+  serviceId: ServiceId;
+  reservations: Amounts;
+  plugins: { type: string; name: string }[];
+  /** `undefined`: one cannot be read. */
+  constraints: readonly Constraint[] | undefined;
+  platforms: readonly Platform[];
+  hostPorts: string[];
+  /** 0: no limit. */
+  maxReplicas: number;
+};
+
+export type Platform = { Architecture?: string; OS?: string };
+
+export type Filter = {
+  name: string;
+  check(wish: Wish, info: NodeInfo): boolean;
+  /** `nodeCount` is at least 1. */
+  explain(nodeCount: number): string;
+};
+
+/**
+ * What the task asks of a node, parsed once per task and not once per node. A placement that was not
+ * given wishes for nothing; constraints that cannot be read match no node.
+ */
+export function wishOf(task: Task): Wish {
+  const placement = task.spec.Placement;
+  return {
+    serviceId: task.serviceId,
+    reservations: reservationsOf(task.spec),
+    plugins: pluginsOf(task),
+    constraints: readConstraints(placement?.Constraints ?? []),
+    platforms: placement?.Platforms ?? [],
+    hostPorts: hostPortsOf(task),
+    maxReplicas: placement?.MaxReplicas ?? 0,
+  };
+}
+
+export const FILTERS: readonly Filter[] = [
+  {
+    name: "ready",
+    check: (_wish, { node }) =>
+      node.status.state === "ready" && node.spec.Availability === "active",
+    explain: (count) =>
+      count === 1
+        ? "1 node not available for new tasks"
+        : `${count} nodes not available for new tasks`,
+  },
+  {
+    name: "resources",
+    check: ({ reservations }, { free }) => {
+      for (const [kind, amount] of reservations) if ((free.get(kind) ?? 0) < amount) return false;
+      return true;
+    },
+    explain: (count) => `insufficient resources on ${nodes(count)}`,
+  },
+  {
+    name: "plugin",
+    check: ({ plugins }, { node }) => {
+      const found = node.description?.Engine.Plugins;
+      // A node that lists no plugins may have them all the same.
+      if (plugins.length === 0 || !found || found.length === 0) return true;
+      return plugins.every(({ type, name }) =>
+        found.some(
+          (plugin) => plugin.Type === type && withoutTag(plugin.Name) === withoutTag(name),
+        ),
+      );
+    },
+    explain: (count) => `missing plugin on ${nodes(count)}`,
+  },
+  {
+    name: "constraint",
+    check: ({ constraints }, { node }) =>
+      constraints !== undefined && satisfiesAll(constraints, node),
+    explain: (count) => `scheduling constraints not satisfied on ${nodes(count)}`,
+  },
+  {
+    name: "platform",
+    check: ({ platforms }, { node }) => supportsPlatform(platforms, node),
+    explain: (count) => `unsupported platform on ${nodes(count)}`,
+  },
+  {
+    name: "host-port",
+    check: ({ hostPorts }, info) => !hostPorts.some((port) => info.hostPorts.has(port)),
+    explain: (count) => `host-mode port already in use on ${nodes(count)}`,
+  },
+  {
+    name: "max-replicas",
+    check: ({ maxReplicas, serviceId }, info) =>
+      maxReplicas === 0 || (info.countByService.get(serviceId) ?? 0) < maxReplicas,
+    explain: () => "max replicas per node limit exceed",
+  },
+];
+
+/** The first filter that the node fails, or `undefined` when it can take the task. */
+export function failedFilter(wish: Wish, info: NodeInfo): Filter | undefined {
+  return FILTERS.find((filter) => !filter.check(wish, info));
+}
+
+/** The text for the user, from the number of nodes that failed each filter; most failures first. */
+export function explain(failures: ReadonlyMap<Filter, number>): string {
+  const parts = [...failures].sort(([, a], [, b]) => b - a);
+  if (parts.length === 0) return "no suitable node";
+  return `no suitable node (${parts.map(([filter, count]) => filter.explain(count)).join("; ")})`;
+}
+
+/** True when the list is empty or names the node's platform; an empty field stands for any. */
+export function supportsPlatform(platforms: readonly Platform[], node: NodeObject): boolean {
+  if (platforms.length === 0) return true;
+  const found = node.description?.Platform;
+  if (!found) return false;
+  return platforms.some(
+    ({ Architecture = "", OS = "" }) =>
+      (Architecture === "" ||
+        architectureOf(Architecture) === architectureOf(found.Architecture)) &&
+      (OS === "" || OS.toLowerCase() === found.OS.toLowerCase()),
+  );
+}
+
+function nodes(count: number): string {
+  return count === 1 ? "1 node" : `${count} nodes`;
+}
+
+/** Log and volume drivers that the spec names and that are not built in. */
+function pluginsOf(task: Task): { type: string; name: string }[] {
+  const plugins: { type: string; name: string }[] = [];
+  const log = task.spec.LogDriver?.Name ?? "";
+  if (log !== "" && log !== "none") plugins.push({ type: "Log", name: log });
+  for (const mount of task.spec.ContainerSpec.Mounts ?? []) {
+    // The mount is stored as the Docker API has it; only this path of it matters here.
+    const options = mount["VolumeOptions"] as { DriverConfig?: { Name?: string } } | undefined;
+    const driver = options?.DriverConfig?.Name ?? "";
+    if (mount["Type"] === "volume" && driver !== "" && driver !== "local") {
+      plugins.push({ type: "Volume", name: driver });
+    }
+  }
+  return plugins;
+}
+
+function withoutTag(name: string): string {
+  return name.endsWith(":latest") ? name.slice(0, -":latest".length) : name;
+}
