@@ -8,9 +8,34 @@ import type { NodeId, RaftIndex } from "../../core/ids.ts";
 import type { NodeAvailability, NodeDescription, NodeRole } from "../../core/objects/node.ts";
 import type { TaskStatus } from "../../core/objects/task.ts";
 import type { RaftStatus } from "../../core/protocol.ts";
-import type { Outcome } from "../../core/store/action.ts";
 
 export type ManagerAddress = { nodeId: NodeId; addr: string };
+
+/** A task whose log is wanted. `tail` and `since` are its own, so that a lost stream can go on. */
+export type LogTask = {
+  id: string;
+  /** What the engine of its node knows its container by. */
+  container: string;
+  isTty: boolean;
+  /** Lines before now; absent: all. */
+  tail?: number;
+  /** Unix seconds with a fraction, as the engine takes them. */
+  since?: string;
+};
+/** One node's part of a log stream (agent/logs/DESIGN.md). */
+export type LogOpen = {
+  nodeId: NodeId;
+  tasks: LogTask[];
+  stdout: boolean;
+  stderr: boolean;
+  follow: boolean;
+  /** With the attributes of the log driver. */
+  details: boolean;
+  /** Bytes that may be sent before the first grant. */
+  windowBytes: number;
+};
+/** `taskCount`: how many of the tasks named so far were served. `reason`: why some was not. */
+export type LogEnd = { taskCount: number; reason?: string };
 
 /** Request/response methods. */
 export type RpcMethods = {
@@ -57,11 +82,14 @@ export type RpcMethods = {
   };
   /** The caller leaves: its node is marked down at once (a manager is removed from raft first). */
   "node-leave": { role: "worker"; params: { force: boolean }; result: Record<string, never> };
-  /** Forwarded write; the leader answers with the outcome. `data` is encodeProposal's. */
+  /**
+   * Forwarded write: answered once committed; the caller learns the outcome when it applies the
+   * entry itself. `data` is encodeProposal's.
+   */
   propose: {
     role: "manager";
     params: { data: Uint8Array };
-    result: { index: RaftIndex; outcome: Outcome };
+    result: { index: RaftIndex };
   };
   /** The caller, certified as manager, becomes a learner and then a voter. */
   "raft-join": {
@@ -69,14 +97,17 @@ export type RpcMethods = {
     params: { addr: string };
     result: { members: RaftStatus["members"] };
   };
+  /**
+   * The caller's log is lost: it is taken out of raft, so that it may come back with an empty one
+   * (raft-join). Refused when the others would have no majority.
+   */
+  "raft-leave": { role: "manager"; params: Record<string, never>; result: Record<string, never> };
   /** Raft status as the leader sees it. */
   "cluster-status": {
     role: "manager";
     params: Record<string, never>;
     result: { status: RaftStatus };
   };
-  /** The leader's answer for operations that only it can do. */
-  "check-demotion": { role: "manager"; params: { nodeId: NodeId }; result: Record<string, never> };
 };
 export type RpcMethod = keyof RpcMethods;
 
@@ -88,5 +119,16 @@ export type RpcNotes = {
   assignments: { role: "manager"; body: { sessionId: string; message: AssignmentsMessage } };
   /** Manager → agent: open a new session. */
   "session-end": { role: "manager"; body: { sessionId: string; reason: string } };
+  /** API node → leader → agent. `stream` is a number of the opener's, of this connection only. */
+  "logs-open": { role: "manager"; body: { stream: number; open: LogOpen } };
+  /** Further tasks of the same node. */
+  "logs-more": { role: "manager"; body: { stream: number; tasks: LogTask[] } };
+  /** So many bytes were taken by the reader. */
+  "logs-grant": { role: "manager"; body: { stream: number; bytes: number } };
+  "logs-close": { role: "manager"; body: { stream: number } };
+  /** Agent → leader → API node: whole records (agent/logs/record.ts). */
+  "logs-data": { role: "worker"; body: { stream: number; data: Uint8Array } };
+  /** The last of its stream. */
+  "logs-end": { role: "worker"; body: { stream: number } & LogEnd };
 };
 export type RpcNote = keyof RpcNotes;
