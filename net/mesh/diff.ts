@@ -1,0 +1,190 @@
+/**
+ * Wanted × found → the fewest commands. Pure. Both sides are maps from an object's key to one
+ * canonical line (the object as the tool takes it), so "is it as wanted" is one comparison of text,
+ * and the same code serves a change (found = what was applied last) and a resync (found = what the
+ * kernel shows).
+ */
+import { MESH_DEVICE, ROUTE_PROTOCOL } from "./names.ts";
+import type { Interface } from "./observe.ts";
+import type { MeshPlan, MeshSysctl } from "./plan.ts";
+import { fdbLine, linkLine, neighbourLine, routeLine, ruleLine } from "./render.ts";
+
+export type DriftKind =
+  | "link"
+  | "address"
+  | "neighbour"
+  | "forwarding"
+  | "route"
+  | "rule"
+  | "sysctl"
+  | "hairpin"
+  | "nft-table"
+  | "iptables";
+
+/** Everything below the filter: lines by key. */
+export type RoutingState = {
+  /** The mesh device as made; undefined when it is missing or must be made again. */
+  link: string | undefined;
+  mtu: number;
+  addresses: Map<string, string>;
+  neighbours: Map<string, string>;
+  forwarding: Map<string, string>;
+  routes: Map<string, string>;
+  rules: Map<string, string>;
+};
+
+export type RoutingSteps = {
+  /** Lines for `ip -batch`, before the filter changes. */
+  ip: string[];
+  /** Lines for `bridge -batch`. */
+  bridge: string[];
+  /** Lines for `ip -batch` and `bridge -batch`, after the filter has changed. */
+  ipLast: string[];
+  bridgeLast: string[];
+  /** How many objects of which kind were not as wanted. */
+  counts: Partial<Record<DriftKind, number>>;
+};
+
+/** What the kernel holds once the plan is applied. */
+export function wantedRouting(plan: MeshPlan): RoutingState {
+  const byKey = <T>(items: T[], key: (item: T) => string, line: (item: T) => string) =>
+    new Map(items.map((item) => [key(item), line(item)]));
+  const address = `${plan.meshAddress}/32`;
+  return {
+    link: identityOf(plan.link),
+    mtu: plan.link.mtu,
+    addresses: new Map([[address, address]]),
+    neighbours: byKey(plan.neighbours, (entry) => entry.address, neighbourLine),
+    forwarding: byKey(plan.forwarding, (entry) => entry.mac, fdbLine),
+    routes: byKey(plan.routes, (route) => `${route.destination} table ${route.table}`, routeLine),
+    rules: byKey(plan.rules, ruleLine, ruleLine),
+  };
+}
+
+/** What cannot be changed on a VXLAN device that exists. */
+function identityOf(link: { mac: string; vni: number; local: string; port: number }): string {
+  return `${link.mac} ${link.vni} ${link.local} ${link.port}`;
+}
+
+/** The mesh device among the host's interfaces, as `RoutingState` has it. */
+export function foundLink(
+  interfaces: Interface[],
+): Pick<RoutingState, "link" | "mtu" | "addresses"> {
+  const device = interfaces.find((candidate) => candidate.name === MESH_DEVICE);
+  const { vxlan } = device ?? {};
+  if (!device || !vxlan || !device.isUp || vxlan.isLearning) {
+    return { link: undefined, mtu: 0, addresses: new Map() };
+  }
+  return {
+    link: identityOf({ mac: device.mac, vni: vxlan.id, local: vxlan.local, port: vxlan.port }),
+    mtu: device.mtu,
+    addresses: new Map(
+      device.addresses
+        .map(({ address, prefixLength }) => `${address}/${prefixLength}`)
+        .map((address) => [address, address]),
+    ),
+  };
+}
+
+/** Objects that go with the mesh device are gone when it has to be made again. */
+export function diffRouting(plan: MeshPlan, found: RoutingState): RoutingSteps {
+  const wanted = wantedRouting(plan);
+  const steps: RoutingSteps = { ip: [], bridge: [], ipLast: [], bridgeLast: [], counts: {} };
+  const count = (kind: DriftKind, number: number) => {
+    if (number > 0) steps.counts[kind] = (steps.counts[kind] ?? 0) + number;
+  };
+  let base = found;
+  if (found.link !== wanted.link) {
+    count("link", 1);
+    steps.ip.push(
+      `link del ${MESH_DEVICE}`,
+      `link add ${linkLine(plan.link)}`,
+      `link set ${MESH_DEVICE} up`,
+    );
+    const empty = () => new Map<string, string>();
+    base = {
+      link: wanted.link,
+      mtu: wanted.mtu,
+      addresses: empty(),
+      neighbours: empty(),
+      forwarding: empty(),
+      routes: empty(),
+      rules: found.rules,
+    };
+  } else if (found.mtu !== wanted.mtu) {
+    count("link", 1);
+    steps.ip.push(`link set ${MESH_DEVICE} mtu ${wanted.mtu}`);
+  }
+  const isLinkNew = base !== found;
+  const compare = (
+    kind: DriftKind,
+    want: Map<string, string>,
+    have: Map<string, string>,
+    put: (line: string) => void,
+    remove: (key: string) => void,
+  ) => {
+    let changes = 0;
+    for (const [key, line] of want) {
+      if (have.get(key) === line) continue;
+      changes += 1;
+      put(line);
+    }
+    for (const key of have.keys()) {
+      if (want.has(key)) continue;
+      changes += 1;
+      remove(key);
+    }
+    // A new device has nothing: that is one drift, not hundreds.
+    if (!isLinkNew || kind === "rule") count(kind, changes);
+  };
+  compare(
+    "address",
+    wanted.addresses,
+    base.addresses,
+    (line) => steps.ip.push(`addr replace ${line} dev ${MESH_DEVICE}`),
+    (key) => steps.ipLast.push(`addr del ${key} dev ${MESH_DEVICE}`),
+  );
+  compare(
+    "neighbour",
+    wanted.neighbours,
+    base.neighbours,
+    (line) => steps.ip.push(`neigh replace ${line}`),
+    (key) => steps.ipLast.push(`neigh del ${key} dev ${MESH_DEVICE}`),
+  );
+  compare(
+    "forwarding",
+    wanted.forwarding,
+    base.forwarding,
+    (line) => steps.bridge.push(`fdb replace ${line}`),
+    (key) => steps.bridgeLast.push(`fdb del ${key} dev ${MESH_DEVICE} self`),
+  );
+  compare(
+    "route",
+    wanted.routes,
+    base.routes,
+    (line) => steps.ip.push(`route replace ${line}`),
+    (key) => steps.ipLast.push(`route del ${key} proto ${ROUTE_PROTOCOL}`),
+  );
+  compare(
+    "rule",
+    wanted.rules,
+    base.rules,
+    (line) => steps.ip.push(`rule add ${line}`),
+    (key) => steps.ipLast.push(`rule del ${key}`),
+  );
+  return steps;
+}
+
+/** Settings to write: `key=value`. A setting whose key is not found does not exist in this kernel. */
+export function diffSysctls(
+  wanted: MeshSysctl[],
+  found: Map<string, number>,
+): { line: string; device: string | undefined }[] {
+  return wanted
+    .filter(({ key, value, isMinimum }) => {
+      const current = found.get(key);
+      if (current === undefined) return false;
+      return isMinimum ? current < value : current !== value;
+    })
+    .map(({ key, value, device }) => ({ line: `${key}=${value}`, device }));
+}

@@ -1,0 +1,93 @@
+/**
+ * The few iptables rules that let our packets through other people's firewalls. Pure.
+ *
+ * - One accept for packets that our own forward chain permitted (by mark), as the last rule of
+ *   DOCKER-USER: the administrator's filters stand before it and hold.
+ * - The jump to DOCKER-USER first in FORWARD: a restarted dockerd puts its isolation of bridges
+ *   before it, which would drop a published port asked from another bridge.
+ * - Where INPUT filters at all: accepts for DNS from our bridges and for VXLAN (the nft table lets
+ *   in peers only).
+ * The same `iptables` as dockerd's is used, whichever variant that is.
+ */
+import { MARK_PERMIT } from "./names.ts";
+import { BRIDGE_PATTERN } from "./render.ts";
+
+const USER_CHAIN = "DOCKER-USER";
+const MARK = `0x${MARK_PERMIT.toString(16)}`;
+const ACCEPT_MARKED = `-m mark --mark ${MARK}/${MARK} -j ACCEPT`;
+
+/** Rules in `iptables -S` form, without the chain. */
+function inputRules(dataPathPort: number): string[] {
+  return [
+    `-p udp -m udp --dport ${dataPathPort} -j ACCEPT`,
+    `-i ${BRIDGE_PATTERN} -p tcp -m tcp --dport 53 -j ACCEPT`,
+    `-i ${BRIDGE_PATTERN} -p udp -m udp --dport 53 -j ACCEPT`,
+  ];
+}
+
+type Chains = Map<string, string[]>;
+
+function parseChains(text: string): { chains: Chains; policies: Map<string, string> } {
+  const chains: Chains = new Map();
+  const policies = new Map<string, string>();
+  for (const line of text.split("\n")) {
+    const [verb = "", chain = "", ...rest] = line.trim().split(" ");
+    if (verb === "-P") {
+      policies.set(chain, rest[0] ?? "");
+      chains.set(chain, []);
+    } else if (verb === "-N") chains.set(chain, []);
+    else if (verb === "-A") chains.get(chain)?.push(rest.join(" "));
+  }
+  return { chains, policies };
+}
+
+/**
+ * The `iptables` commands (arguments after `iptables -w`) that mend the filter table, given the
+ * output of `iptables -w -S`. Empty when all is as it should be.
+ */
+export function planFirewall(output: string, dataPathPort: number): string[][] {
+  const { chains, policies } = parseChains(output);
+  const commands: string[][] = [];
+  const run = (line: string) => commands.push(line.split(" "));
+  const user = chains.get(USER_CHAIN);
+  if (!user) run(`-N ${USER_CHAIN}`);
+  const rules = user ?? [];
+  const wantedPlace = rules.at(-1) === "-j RETURN" ? rules.length - 2 : rules.length - 1;
+  const places = rules.flatMap((rule, place) => (rule === ACCEPT_MARKED ? [place] : []));
+  if (places.length !== 1 || places[0] !== wantedPlace) {
+    for (const _place of places) run(`-D ${USER_CHAIN} ${ACCEPT_MARKED}`);
+    const rest = rules.filter((rule) => rule !== ACCEPT_MARKED);
+    // Rule numbers count from 1; before a closing RETURN, else at the end.
+    if (rest.at(-1) === "-j RETURN") run(`-I ${USER_CHAIN} ${rest.length} ${ACCEPT_MARKED}`);
+    else run(`-A ${USER_CHAIN} ${ACCEPT_MARKED}`);
+  }
+  const forward = chains.get("FORWARD") ?? [];
+  const jump = `-j ${USER_CHAIN}`;
+  if (forward[0] !== jump) {
+    // First in before the others go out: there is no moment without it.
+    run(`-I FORWARD 1 ${jump}`);
+    for (const [place, rule] of [...forward.entries()].reverse()) {
+      if (rule === jump) run(`-D FORWARD ${place + 2}`);
+    }
+  }
+  const input = chains.get("INPUT") ?? [];
+  const ours = inputRules(dataPathPort);
+  const isOpen = policies.get("INPUT") === "ACCEPT" && input.every((rule) => ours.includes(rule));
+  if (!isOpen) {
+    for (const rule of ours) {
+      // Present is enough: an order that other tools change would be a fight without end.
+      if (!input.includes(rule)) run(`-I INPUT 1 ${rule}`);
+    }
+  }
+  return commands;
+}
+
+/** Commands that take our rules out again; Docker's own chain and jump stay. */
+export function planFirewallRemoval(output: string, dataPathPort: number): string[][] {
+  const { chains } = parseChains(output);
+  const remove = (chain: string, ours: string[]) =>
+    (chains.get(chain) ?? [])
+      .filter((rule) => ours.includes(rule))
+      .map((rule) => ["-D", chain, ...rule.split(" ")]);
+  return [...remove(USER_CHAIN, [ACCEPT_MARKED]), ...remove("INPUT", inputRules(dataPathPort))];
+}

@@ -1,0 +1,177 @@
+/**
+ * Devices, addresses, neighbours, routes, rules, kernel settings, bridge ports and the iptables
+ * accepts: what every back-end needs alike. Runs the commands that `diff.ts` and `firewall.ts`
+ * decide, and reads the kernel for them. Keeps nothing but which bridges it has seen, to tell a new
+ * bridge from one that somebody changed.
+ */
+import { ClusterError } from "../../core/errors.ts";
+import { complaint, type RunCommand } from "./backend.ts";
+import { diffRouting, diffSysctls, type DriftKind, foundLink, type RoutingState } from "./diff.ts";
+import { planFirewall, planFirewallRemoval } from "./firewall.ts";
+import { MESH_DEVICE, ROUTE_PROTOCOL } from "./names.ts";
+import {
+  type Interface,
+  parseForwarding,
+  parseInterfaces,
+  parseNeighbours,
+  parseRoutes,
+  parseRules,
+  parseSysctls,
+  portsWithoutHairpin,
+} from "./observe.ts";
+import type { MeshPlan } from "./plan.ts";
+
+export type Counts = Partial<Record<DriftKind, number>>;
+
+export type Routing = {
+  interfaces(): Promise<Interface[]>;
+  /** @throws {ClusterError} unavailable when the kernel cannot be read. */
+  observe(): Promise<RoutingState>;
+  /**
+   * Makes the kernel as planned, from what was found; `filter` runs in between, after what it
+   * needs is there and before what it no longer needs goes.
+   * @throws {ClusterError} unavailable with the tool's words; all other lines were still tried.
+   */
+  apply(plan: MeshPlan, found: RoutingState, filter: () => Promise<void>): Promise<Counts>;
+  /** Sets kernel settings that are not as planned; the number of those that had been set before. */
+  mendSysctls(plan: MeshPlan, interfaces: Interface[]): Promise<number>;
+  /** Sets the hairpin flag on the ports of our bridges; the number of ports. */
+  mendPorts(): Promise<number>;
+  mendFirewall(dataPathPort: number): Promise<number>;
+  /** Forgets the flows whose answers come from these addresses, so that clients are told at once. */
+  forgetFlows(addresses: string[]): Promise<void>;
+  wipe(dataPathPort: number): Promise<void>;
+};
+
+/** Complaints of a repeated or overtaken command: what it wanted is already so. */
+const HARMLESS =
+  /File exists|No such process|No such file or directory|Cannot find device|Cannot assign requested address/;
+
+/** Routing over `run`, which executes ip, bridge, sysctl, iptables and conntrack. */
+export function kernelRouting(run: RunCommand): Routing {
+  /** Bridges whose settings we have written, with their interface index. */
+  const settled = new Map<string, number>();
+
+  const read = async (argv: string[]) => {
+    const result = await run(argv);
+    if (result.code === 0) return result.stdout;
+    throw new ClusterError("unavailable", `Cannot run "${argv.join(" ")}": ${complaint(result)}`);
+  };
+  /** Output, or nothing when the device is not there. */
+  const readOfDevice = async (argv: string[]) => {
+    const result = await run(argv);
+    return result.code === 0 ? result.stdout : "";
+  };
+  const batch = async (tool: "ip" | "bridge", lines: string[], isRemoval: boolean) => {
+    if (lines.length === 0) return;
+    const result = await run([tool, "-force", "-batch", "-"], `${lines.join("\n")}\n`);
+    const complaints = result.stderr
+      .split("\n")
+      .filter((line) => line.trim() !== "" && !line.startsWith("Command failed"));
+    const serious = complaints.filter(
+      (line) => !(HARMLESS.test(line) && (isRemoval || line.includes("File exists"))),
+    );
+    // The first line of a new device is its removal, which fails when there was none.
+    const first = lines[0] === `link del ${MESH_DEVICE}` ? /Cannot find device/ : undefined;
+    const rest = first ? serious.filter((line) => !first.test(line)) : serious;
+    if (rest.length > 0 || result.code === 127) {
+      throw new ClusterError(
+        "unavailable",
+        `Cannot program the kernel with ${tool}: ${complaint({ ...result, stderr: rest.join("\n") })}`,
+      );
+    }
+  };
+  const interfaces = async () => parseInterfaces(await read(["ip", "-j", "-d", "addr", "show"]));
+
+  return {
+    interfaces,
+    observe: async () => {
+      const [found, neighbours, forwarding, routes, rules] = await Promise.all([
+        interfaces(),
+        readOfDevice(["ip", "-j", "-4", "neigh", "show", "dev", MESH_DEVICE]),
+        readOfDevice(["bridge", "-j", "fdb", "show", "dev", MESH_DEVICE]),
+        read(["ip", "-j", "-4", "route", "show", "table", "all", "proto", String(ROUTE_PROTOCOL)]),
+        read(["ip", "-j", "-4", "rule", "show"]),
+      ]);
+      return {
+        ...foundLink(found),
+        neighbours: parseNeighbours(neighbours),
+        forwarding: parseForwarding(forwarding),
+        routes: parseRoutes(routes),
+        rules: parseRules(rules),
+      };
+    },
+    apply: async (plan, found, filter) => {
+      const steps = diffRouting(plan, found);
+      const errors: unknown[] = [];
+      const attempt = async (act: () => Promise<void>) => {
+        try {
+          await act();
+        } catch (error) {
+          errors.push(error);
+        }
+      };
+      await attempt(() => batch("ip", steps.ip, false));
+      await attempt(() => batch("bridge", steps.bridge, false));
+      await attempt(filter);
+      await attempt(() => batch("ip", steps.ipLast, true));
+      await attempt(() => batch("bridge", steps.bridgeLast, true));
+      if (errors.length > 0) throw errors[0];
+      return steps.counts;
+    },
+    mendSysctls: async (plan, found) => {
+      const indexes = new Map(found.map((device) => [device.name, device.index]));
+      const wanted = plan.sysctls.filter(
+        (sysctl) => sysctl.device === undefined || indexes.has(sysctl.device),
+      );
+      const current = await run(["sysctl", "-e", ...wanted.map((sysctl) => sysctl.key)]);
+      const changes = diffSysctls(wanted, parseSysctls(current.stdout));
+      if (changes.length > 0) {
+        const lines = changes.map((change) => change.line);
+        const result = await run(["sysctl", "-e", "-q", "-w", ...lines]);
+        if (result.code !== 0) {
+          throw new ClusterError("unavailable", `Cannot set kernel settings: ${complaint(result)}`);
+        }
+      }
+      const drifted = changes.filter(
+        ({ device = "" }) => settled.get(device) === (indexes.get(device) ?? 0),
+      );
+      settled.clear();
+      settled.set("", 0);
+      for (const { device } of wanted) {
+        if (device !== undefined) settled.set(device, indexes.get(device) ?? 0);
+      }
+      return drifted.length;
+    },
+    mendPorts: async () => {
+      const ports = portsWithoutHairpin(await interfaces());
+      await batch(
+        "bridge",
+        ports.map((port) => `link set dev ${port} hairpin on`),
+        true,
+      );
+      return ports.length;
+    },
+    mendFirewall: async (dataPathPort) => {
+      const commands = planFirewall(await read(["iptables", "-w", "-S"]), dataPathPort);
+      for (const command of commands) await read(["iptables", "-w", ...command]);
+      return commands.length;
+    },
+    forgetFlows: async (addresses) => {
+      // Exit code 1 only says that there was none.
+      for (const address of addresses) await run(["conntrack", "-D", "--reply-src", address]);
+    },
+    wipe: async (dataPathPort) => {
+      const rules = parseRules(await read(["ip", "-j", "-4", "rule", "show"]));
+      const lines = [...rules.keys()].map((line) => `rule del ${line}`);
+      // Its addresses, neighbours and routes go with the device.
+      lines.push(`link del ${MESH_DEVICE}`);
+      await batch("ip", lines, true);
+      const output = await read(["iptables", "-w", "-S"]);
+      for (const command of planFirewallRemoval(output, dataPathPort)) {
+        await read(["iptables", "-w", ...command]);
+      }
+      settled.clear();
+    },
+  };
+}

@@ -1,0 +1,116 @@
+/**
+ * Processes of the kernel lab, started by `lab.ts`:
+ *   serve FILE    TCP 80, TCP 9000 and UDP 9000 in many network namespaces, answering "<name> <peer>"
+ *   collide       one UDP source port towards several nodes, in the caller's namespace
+ *   agent FILE    the mesh worker as main runs it, in the caller's namespace, until stdin ends
+ */
+import { closeSync, openSync, readFileSync } from "node:fs";
+import { dlopen, FFIType } from "bun:ffi";
+import { Worker } from "node:worker_threads";
+import { workerClient } from "../../../agent/worker-client.ts";
+import type { MeshAnswer, MeshInput, MeshOutput } from "../../../net/mesh/protocol.ts";
+import type { AssignmentItem } from "../../../core/dispatcher/assignment.ts";
+
+export type ServeList = { name: string; namespace: string; addresses: string[] }[];
+
+const CLONE_NEWNET = 0x40000000;
+
+async function serve(list: ServeList): Promise<void> {
+  const { setns } = dlopen("libc.so.6", {
+    setns: { args: [FFIType.i32, FFIType.i32], returns: FFIType.i32 },
+  }).symbols;
+  const home = openSync("/proc/thread-self/ns/net", "r");
+  /** Sockets stay in the namespace they were made in; `make` must not wait for anything. */
+  const inNamespace = <T>(name: string, make: () => T): T => {
+    const file = openSync(`/run/netns/${name}`, "r");
+    if (setns(file, CLONE_NEWNET) !== 0) throw new Error(`setns ${name}`);
+    try {
+      return make();
+    } finally {
+      setns(home, CLONE_NEWNET);
+      closeSync(file);
+    }
+  };
+  const opening: Promise<unknown>[] = [];
+  for (const { name, namespace, addresses } of list) {
+    inNamespace(namespace, () => {
+      for (const port of [80, 9000]) {
+        Bun.listen({
+          hostname: "0.0.0.0",
+          port,
+          socket: {
+            open: (socket) => {
+              socket.end(`${name} ${socket.remoteAddress.replace(/^::ffff:/, "")}\n`);
+            },
+            data: () => undefined,
+          },
+        });
+      }
+      // One socket per address: the answer must come from the address asked.
+      for (const hostname of addresses) {
+        opening.push(
+          Bun.udpSocket({
+            hostname,
+            port: 9000,
+            socket: {
+              data: (socket, _bytes, port, peer) => {
+                socket.send(`${name} ${peer}\n`, port, peer);
+              },
+            },
+          }),
+        );
+      }
+    });
+  }
+  await Promise.all(opening);
+  console.log("ready");
+}
+
+async function collide(targets: string[]): Promise<void> {
+  const answers = new Map<string, string>();
+  let done = () => {};
+  const complete = new Promise<void>((resolve) => {
+    done = resolve;
+  });
+  const socket = await Bun.udpSocket({
+    port: 45_678,
+    socket: {
+      data: (_socket, bytes, _port, peer) => {
+        answers.set(peer, bytes.toString().trim());
+        if (answers.size === targets.length) done();
+      },
+    },
+  });
+  for (const target of targets) socket.send("x", 9001, target);
+  await Promise.race([complete, Bun.sleep(2_000)]);
+  socket.close();
+  for (const target of targets) console.log(`${target}: ${answers.get(target) ?? "no answer"}`);
+  process.exit(0);
+}
+
+async function agent(path: string): Promise<void> {
+  const setup = JSON.parse(readFileSync(path, "utf8")) as { dir: string; items: AssignmentItem[] };
+  const worker = new Worker(new URL("./lab-worker.ts", import.meta.url));
+  const client = workerClient<MeshInput, MeshAnswer, MeshOutput>(worker, "mesh");
+  client.onOutput((output) => console.log(JSON.stringify(output)));
+  const { dir } = setup;
+  const ready = await client.request({
+    type: "init",
+    dir,
+    backend: "auto",
+    engineSocket: "/run/docker.sock",
+  });
+  console.log(JSON.stringify(ready));
+  if (setup.items.length > 0) {
+    client.notify({ type: "assignments", isComplete: true, put: setup.items, removed: [] });
+  }
+  await Bun.stdin.text();
+  console.log(JSON.stringify(await client.request({ type: "status" })));
+  await client.stop({ type: "stop" });
+  process.exit(0);
+}
+
+const [mode, ...rest] = process.argv.slice(2);
+if (mode === "serve") await serve(JSON.parse(readFileSync(rest[0] ?? "", "utf8")) as ServeList);
+else if (mode === "collide") await collide(rest);
+else if (mode === "agent") await agent(rest[0] ?? "");

@@ -1,0 +1,3 @@
+import { startMeshWorker } from "../../../net/mesh/worker.ts";
+
+startMeshWorker();
