@@ -1,0 +1,156 @@
+/**
+ * The engine → what is observed. A list of our containers each time, and an inspection of those that are
+ * new, whose summary changed, or which an event or an own step touched. Events never say what to do,
+ * only what to look at.
+ *
+ * A container is ours only when its label names our cluster and its name is the task's: an image that
+ * somebody committed from a task's container has our labels too, and what runs from it must not be touched.
+ */
+import type { UnixMs } from "../../core/ids.ts";
+import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
+import {
+  CLUSTER_ID_LABEL,
+  STOP_GRACE_SECONDS_DEFAULT,
+  TASK_ID_LABEL,
+  TASK_NAME_LABEL,
+} from "./container-spec.ts";
+import type { ContainerDetails, Docker } from "./docker.ts";
+import type { Observed, ObservedContainer, ObservedNetwork } from "./observed.ts";
+
+/** Inspections at once. */
+const INSPECT_CONCURRENCY = 8;
+
+export type Observer = {
+  /** @throws {ClusterError} unavailable, docker: nothing is known of the engine's state then. */
+  observe(clusterId: string): Promise<Observed>;
+  /** The container is inspected again at the next observation. */
+  markStale(containerId: string): void;
+  /** Everything is. */
+  markAllStale(): void;
+};
+
+export function createObserver(docker: Docker): Observer {
+  /** By container id. */
+  const seen = new Map<string, { summary: string; container: ObservedContainer }>();
+  let stale = new Set<string>();
+
+  return {
+    markStale: (containerId) => void stale.add(containerId),
+    markAllStale: () => seen.clear(),
+    observe: async (clusterId) => {
+      // Taken before asking: what becomes stale meanwhile is for the next time.
+      const staleNow = stale;
+      stale = new Set();
+      try {
+        const label = `${CLUSTER_ID_LABEL}=${clusterId}`;
+        const [listed, listedNetworks] = await Promise.all([
+          docker.listContainers(label),
+          docker.listNetworks(label),
+        ]);
+        const ours = listed.filter(
+          (item) => item.labels[TASK_ID_LABEL] && item.labels[TASK_NAME_LABEL] === item.name,
+        );
+        for (const id of seen.keys()) {
+          if (!ours.some((item) => item.id === id)) seen.delete(id);
+        }
+        const toInspect = ours.filter(
+          (item) => staleNow.has(item.id) || seen.get(item.id)?.summary !== item.summary,
+        );
+        for (let i = 0; i < toInspect.length; i += INSPECT_CONCURRENCY) {
+          await Promise.all(
+            toInspect.slice(i, i + INSPECT_CONCURRENCY).map(async (item) => {
+              const details = await docker.inspectContainer(item.id);
+              const taskId = item.labels[TASK_ID_LABEL];
+              if (!details || !taskId) seen.delete(item.id);
+              else {
+                const container = observedContainer(details, taskId);
+                seen.set(item.id, { summary: item.summary, container });
+              }
+            }),
+          );
+        }
+        return {
+          containers: new Map(
+            [...seen.values()].map(({ container }) => [container.taskId, container]),
+          ),
+          networks: observedNetworks(listedNetworks),
+        };
+      } catch (error) {
+        for (const id of staleNow) stale.add(id);
+        throw error;
+      }
+    },
+  };
+}
+
+function observedNetworks(
+  listed: { id: string; name: string; labels: Record<string, string> }[],
+): Map<string, ObservedNetwork> {
+  const networks = new Map<string, ObservedNetwork>();
+  for (const { id, name, labels } of listed) {
+    const networkId = labels[NETWORK_ID_LABEL];
+    if (networkId) networks.set(networkId, { dockerId: id, name, networkId });
+  }
+  return networks;
+}
+
+/** An inspection's answer in the words of the task state machine. */
+export function observedContainer(details: ContainerDetails, taskId: string): ObservedContainer {
+  const { State: state, Config: config } = details;
+  const finishedAtMs = timeMs(state.FinishedAt);
+  const health = healthOf(details);
+  const isRunning = state.Running || state.Restarting;
+  return {
+    id: details.Id,
+    taskId,
+    name: details.Name.replace(/^\//, ""),
+    state: isRunning
+      ? "running"
+      : state.Status === "created" || timeMs(state.StartedAt) === undefined
+        ? "created"
+        : "exited",
+    pid: state.Pid,
+    exitCode: state.ExitCode,
+    stopGraceSeconds: config.StopTimeout ?? STOP_GRACE_SECONDS_DEFAULT,
+    ...(finishedAtMs === undefined || isRunning ? {} : { finishedAtMs }),
+    ...(health ? { health } : {}),
+    dockerNetworks: Object.keys(details.NetworkSettings.Networks ?? {}).sort(),
+    hostPorts: hostPorts(details, config.ExposedPorts),
+  };
+}
+
+function healthOf(details: ContainerDetails): ObservedContainer["health"] {
+  const status = details.State.Health?.Status;
+  if (status === "healthy" || status === "unhealthy" || status === "starting") return status;
+  const test = details.Config.Healthcheck?.Test;
+  // Not started yet: the image's or the spec's check is known, no verdict is.
+  return test && test.length > 0 && test[0] !== "NONE" ? "starting" : undefined;
+}
+
+function hostPorts(
+  details: ContainerDetails,
+  exposed: unknown,
+): NonNullable<ObservedContainer["hostPorts"]> {
+  if (!exposed) return [];
+  const ports: ObservedContainer["hostPorts"] = [];
+  for (const [key, bindings] of Object.entries(details.NetworkSettings.Ports ?? {})) {
+    const [target, protocol] = key.split("/");
+    // An engine with IPv6 lists a port once an address family.
+    const published = new Set((bindings ?? []).map((binding) => Number(binding.HostPort)));
+    for (const port of published) {
+      ports.push({
+        Protocol: protocol ?? "tcp",
+        TargetPort: Number(target),
+        PublishedPort: port,
+        PublishMode: "host",
+      });
+    }
+  }
+  return ports.sort((a, b) => a.PublishedPort - b.PublishedPort);
+}
+
+/** The engine writes year 1 for "never". */
+function timeMs(text: string | undefined): UnixMs | undefined {
+  const ms = Date.parse(text ?? "");
+  return Number.isNaN(ms) || ms <= 0 ? undefined : ms;
+}

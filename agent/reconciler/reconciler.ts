@@ -1,0 +1,457 @@
+/**
+ * The loop that makes this node have what is assigned to it: observe → plan → execute, again and again.
+ * Everything is decided in plan.ts from what was observed; an event, an answer or an assignment only
+ * wakes the loop up. Owns the node's task records (what was reported) and the attempts.
+ *
+ * Invariants:
+ * R1. One pass at a time; at most one engine step a task, and none is planned for it before an
+ *     observation that began after that step's end.
+ * R2. A status is in the journal before it is reported.
+ * R3. While the engine is away nothing is planned: statuses stay as they are.
+ * R4. Without the node's settings (cluster id) nothing is touched; without a complete set ever seen,
+ *     nothing is removed.
+ */
+import { assert } from "../../core/assert.ts";
+import type { AssignmentItem } from "../../core/dispatcher/assignment.ts";
+import { ClusterError } from "../../core/errors.ts";
+import type { UnixMs } from "../../core/ids.ts";
+import type { NodeDescription } from "../../core/objects/node.ts";
+import type { TaskStatus } from "../../core/objects/task.ts";
+import { nodeDescription } from "./description.ts";
+import { executeStep, type ExecutePorts, type StepOutcome, type Wanted } from "./execute.ts";
+import type { Journal } from "./journal.ts";
+import { dockerNetworkName } from "./networks.ts";
+import type { Observed } from "./observed.ts";
+import { createObserver } from "./observe.ts";
+import { planNetworks, planTasks } from "./plan.ts";
+import type { ReconcilerOutput } from "./protocol.ts";
+import type { Attempt, EngineStep, TaskRecord, TaskStep } from "./task-step.ts";
+
+export type ReconcilerPorts = ExecutePorts & {
+  journal: Journal;
+  nowMs(): UnixMs;
+  output(output: ReconcilerOutput): void;
+};
+
+export type Reconciler = {
+  assignments(change: { isComplete: boolean; put: AssignmentItem[]; removed: string[] }): void;
+  /** @throws {ClusterError} unavailable when the engine cannot be asked. */
+  describe(): Promise<NodeDescription>;
+  reportAll(): void;
+  /** @throws {ClusterError} deadline when something could not be removed; it is remembered then. */
+  wipe(): Promise<void>;
+  stop(): Promise<void>;
+};
+
+/** Engine steps under way at once, by kind: slow pulls must not hold up stops. */
+const STEPS_MAX = { prepare: 8, start: 8, stop: 16, remove: 8 };
+const RESYNC_PERIOD_MS = 10_000;
+/** Wakings within this time become one pass. */
+const WAKE_DELAY_MS = 5;
+const STATUS_DELAY_MS = 50;
+const STATUS_BATCH_MAX = 500;
+const ENGINE_RETRY_MS = 200;
+const ENGINE_RETRY_MS_MAX = 5_000;
+const NETWORK_RETRY_MS = 5_000;
+const WIPE_TIMEOUT_MS = 60_000;
+/** Reports of one task in one pass: from assigned to rejected or complete there are eight states. */
+const REPORT_ROUNDS_MAX = 10;
+
+/** Starts from the journal at once, before any manager or even the engine is reached. */
+export function startReconciler(ports: ReconcilerPorts): Reconciler {
+  const { docker, journal } = ports;
+  const observer = createObserver(docker);
+  const items = new Map(journal.assignments().map((item) => [item.key, item]));
+  let wanted = wantedOf(items);
+  const records = journal.records();
+  const attempts = new Map<string, Attempt>();
+  const busy = new Map<string, { step: EngineStep; abort: AbortController }>();
+  /** Steps that have ended, to be counted after the next observation. */
+  let ended: { taskId: string; step: EngineStep; outcome: StepOutcome }[] = [];
+
+  let platform = { architecture: "", os: "" };
+  let lastDescription: string | undefined;
+  let events: { close(): void } | undefined;
+  let engineRetryMs = ENGINE_RETRY_MS;
+  let lastResyncMs = 0;
+  let lastObserved: Observed = { containers: new Map(), networks: new Map() };
+
+  let networksSent: string | undefined;
+  let networkLastUsedMs = new Map<string, UnixMs>();
+  const networksBusy = new Set<string>();
+  const networkRetryAtMs = new Map<string, UnixMs>();
+
+  let isStopped = false;
+  let isPassing = false;
+  let isDue = false;
+  let currentPass = Promise.resolve();
+  let timer: Timer | undefined;
+  let onWiped: (() => void) | undefined;
+
+  const pendingStatuses = new Map<string, TaskStatus>();
+  let statusTimer: Timer | undefined;
+
+  // ---- statuses -------------------------------------------------------------------------------
+
+  const queueStatus = (taskId: string, status: TaskStatus) => {
+    // The latest only: states passed through within the delay are of no use to the managers.
+    pendingStatuses.set(taskId, status);
+    statusTimer ??= setTimeout(sendStatuses, STATUS_DELAY_MS);
+  };
+  const sendStatuses = () => {
+    statusTimer = undefined;
+    const statuses = [...pendingStatuses].map(([taskId, status]) => ({ taskId, status }));
+    pendingStatuses.clear();
+    for (let i = 0; i < statuses.length; i += STATUS_BATCH_MAX) {
+      ports.output({ type: "statuses", statuses: statuses.slice(i, i + STATUS_BATCH_MAX) });
+    }
+  };
+  const report = (taskId: string, record: TaskRecord) => {
+    records.set(taskId, record);
+    journal.putRecord(taskId, record);
+    queueStatus(taskId, record.status);
+  };
+  const forget = (taskId: string) => {
+    ports.files.remove(taskId);
+    records.delete(taskId);
+    attempts.delete(taskId);
+    pendingStatuses.delete(taskId);
+    journal.deleteRecord(taskId);
+  };
+
+  // ---- the engine's coming and going ----------------------------------------------------------
+
+  const noteDescription = (description: NodeDescription) => {
+    const text = JSON.stringify(description);
+    const isChanged = text !== lastDescription;
+    lastDescription = text;
+    return isChanged;
+  };
+  const openEngine = async () => {
+    // Events first: what happens between them and the observation is seen by one of the two.
+    const opened = await docker.watchEvents({
+      onEvent: ({ containerId }) => {
+        if (containerId) observer.markStale(containerId);
+        wake();
+      },
+      onEnd: () => {
+        events = undefined;
+        wake();
+      },
+    });
+    try {
+      const info = await docker.info();
+      platform = { architecture: info.architecture, os: info.os };
+      const description = nodeDescription(info);
+      if (noteDescription(description)) ports.output({ type: "description-changed", description });
+    } catch (error) {
+      opened.close();
+      throw error;
+    }
+    events = opened;
+    engineRetryMs = ENGINE_RETRY_MS;
+    observer.markAllStale();
+    // A restarted engine may have made the bridges anew: the mesh is to look again.
+    networksSent = undefined;
+  };
+  const closeEngine = () => {
+    events?.close();
+    events = undefined;
+  };
+
+  // ---- the loop -------------------------------------------------------------------------------
+
+  const wake = () => {
+    if (isStopped) return;
+    if (isPassing) isDue = true;
+    else scheduleIn(WAKE_DELAY_MS);
+  };
+  const scheduleIn = (delayMs: number) => {
+    clearTimeout(timer);
+    timer = setTimeout(startPass, delayMs);
+  };
+  const startPass = () => {
+    isPassing = true;
+    isDue = false;
+    currentPass = runPass().catch(crash);
+  };
+  const runPass = async () => {
+    let delayMs = RESYNC_PERIOD_MS;
+    try {
+      const wakeAtMs = await pass();
+      if (wakeAtMs !== undefined) delayMs = Math.min(delayMs, wakeAtMs - ports.nowMs());
+    } catch (error) {
+      if (!(error instanceof ClusterError)) throw error;
+      // R3: the engine is away, or answers what makes no sense; ask again, ever more slowly.
+      closeEngine();
+      delayMs = engineRetryMs;
+      engineRetryMs = Math.min(engineRetryMs * 2, ENGINE_RETRY_MS_MAX);
+      isDue = false;
+    } finally {
+      isPassing = false;
+    }
+    if (!isStopped) scheduleIn(isDue ? WAKE_DELAY_MS : Math.max(delayMs, WAKE_DELAY_MS));
+  };
+
+  /** @throws {ClusterError} when the engine cannot be observed. */
+  const pass = async (): Promise<UnixMs | undefined> => {
+    const clusterId = wanted.settings?.clusterId;
+    if (clusterId === undefined) return undefined; // R4
+    abortUnwanted();
+    const endedNow = ended;
+    ended = [];
+    let seen: Observed;
+    try {
+      if (!events) await openEngine();
+      const nowMs = ports.nowMs();
+      if (nowMs - lastResyncMs >= RESYNC_PERIOD_MS || nowMs < lastResyncMs) {
+        observer.markAllStale();
+        lastResyncMs = nowMs;
+      }
+      for (const { step } of endedNow) {
+        if ("containerId" in step) observer.markStale(step.containerId);
+        else {
+          const containerId = lastObserved.containers.get(step.taskId)?.id;
+          if (containerId) observer.markStale(containerId);
+        }
+      }
+      seen = await observer.observe(clusterId);
+    } catch (error) {
+      ended = [...endedNow, ...ended];
+      throw error;
+    }
+    if (isStopped) return undefined;
+    for (const { taskId, step, outcome } of endedNow) {
+      busy.delete(taskId); // R1
+      noteAttempt(taskId, step, outcome);
+    }
+    lastObserved = seen;
+    return act(seen, clusterId);
+  };
+
+  const act = (seen: Observed, clusterId: string): UnixMs | undefined => {
+    const nowMs = ports.nowMs();
+    // R4: without a set, a container whose task is not known may well be wanted.
+    const containers = journal.hasCompleteSet()
+      ? seen.containers
+      : new Map([...seen.containers].filter(([taskId]) => wanted.tasks.has(taskId)));
+    const input = {
+      ...wanted,
+      records,
+      attempts,
+      busyTaskIds: new Set(busy.keys()),
+      observed: { containers, networks: seen.networks },
+      dockerNetworkName,
+      nowMs,
+    };
+    let plan = planTasks(input);
+    for (let round = 0; plan.steps.some(isRecordStep); round++) {
+      assert(round < REPORT_ROUNDS_MAX, "A task reports a bounded number of states in one pass");
+      for (const step of plan.steps) {
+        if (step.type === "report") report(step.taskId, step.record);
+        else if (step.type === "forget") forget(step.taskId);
+      }
+      plan = planTasks(input);
+    }
+    for (const step of plan.steps) {
+      if (!isRecordStep(step)) dispatch(step);
+    }
+    const networkPlan = planNetworks({
+      ...input,
+      busyTaskIds: new Set(busy.keys()),
+      lastUsedMs: onWiped
+        ? new Map([...seen.networks.keys()].map((id) => [id, 0]))
+        : networkLastUsedMs,
+    });
+    networkLastUsedMs = networkPlan.lastUsedMs;
+    const wakes = [plan.wakeAtMs, networkPlan.wakeAtMs];
+    for (const network of networkPlan.create) {
+      wakes.push(changeNetwork(network.id, () => ports.networks.ensure(network, clusterId)));
+    }
+    for (const id of networkPlan.remove) {
+      const dockerId = seen.networks.get(id)?.dockerId;
+      if (dockerId) wakes.push(changeNetwork(id, () => ports.networks.remove(dockerId)));
+    }
+    reportNetworks(seen);
+    if (seen.containers.size === 0 && seen.networks.size === 0 && records.size === 0) onWiped?.();
+    const times = wakes.filter((ms) => ms !== undefined);
+    return times.length > 0 ? Math.min(...times) : undefined;
+  };
+
+  // ---- engine steps ---------------------------------------------------------------------------
+
+  const dispatch = (step: EngineStep) => {
+    let runningCount = 0;
+    for (const other of busy.values()) if (other.step.type === step.type) runningCount++;
+    // Those left out are planned again when one of these has ended.
+    if (runningCount >= STEPS_MAX[step.type]) return;
+    const abort = new AbortController();
+    busy.set(step.taskId, { step, abort });
+    executeStep(ports, {
+      step,
+      wanted,
+      platform,
+      container: lastObserved.containers.get(step.taskId),
+      signal: abort.signal,
+    }).then((outcome) => {
+      ended.push({ taskId: step.taskId, step, outcome });
+      wake();
+    }, crash);
+  };
+
+  const noteAttempt = (taskId: string, step: EngineStep, outcome: StepOutcome) => {
+    if (!wanted.tasks.has(taskId) && !lastObserved.containers.has(taskId)) {
+      attempts.delete(taskId);
+      return;
+    }
+    const last = attempts.get(taskId);
+    const isSame = last?.step === step.type;
+    const nowMs = ports.nowMs();
+    // A step that was done is noted too: if the plan asks for the same again, it had no effect and is
+    // not to be repeated without a pause.
+    attempts.set(taskId, {
+      step: step.type,
+      message: outcome.type === "done" ? `The ${step.type} step had no effect` : outcome.message,
+      isFatal: outcome.type === "failed" && outcome.isFatal,
+      isEngineAway: outcome.type === "engine-away",
+      count: isSame ? last.count + 1 : 1,
+      firstAtMs: isSame && !last.isEngineAway ? last.firstAtMs : nowMs,
+      atMs: nowMs,
+    });
+  };
+
+  /** Ends the waiting of preparations whose task is to stop. */
+  const abortUnwanted = () => {
+    for (const [taskId, { step, abort }] of busy) {
+      const desired = wanted.tasks.get(taskId)?.desiredState ?? "remove";
+      if (step.type === "prepare" && (desired === "shutdown" || desired === "remove")) {
+        abort.abort();
+      }
+    }
+  };
+
+  // ---- networks -------------------------------------------------------------------------------
+
+  /** Gives the time to try again when it is too early now. */
+  const changeNetwork = (id: string, change: () => Promise<void>): UnixMs | undefined => {
+    if (networksBusy.has(id)) return undefined;
+    const retryAtMs = networkRetryAtMs.get(id) ?? 0;
+    if (retryAtMs > ports.nowMs()) return retryAtMs;
+    networksBusy.add(id);
+    change()
+      .catch((error: unknown) => {
+        // The task that needs it tells the reason; here it is only tried again.
+        if (!(error instanceof ClusterError)) throw error;
+      })
+      .then(() => {
+        networksBusy.delete(id);
+        networkRetryAtMs.set(id, ports.nowMs() + NETWORK_RETRY_MS);
+        wake();
+      })
+      .catch(crash);
+    return undefined;
+  };
+  const reportNetworks = (seen: Observed) => {
+    const networkIds = [...seen.networks.keys()].sort();
+    const text = networkIds.join();
+    if (text === networksSent) return;
+    networksSent = text;
+    ports.output({ type: "networks-present", networkIds });
+  };
+
+  wake();
+
+  return {
+    assignments: (change) => {
+      journal.putAssignments(change);
+      if (change.isComplete) items.clear();
+      for (const key of change.removed) items.delete(key);
+      for (const item of change.put) items.set(item.key, item);
+      wanted = wantedOf(items);
+      // What a preparation waits for may have come with it: no need to wait for its next try.
+      for (const attempt of attempts.values()) {
+        if (attempt.step === "prepare" && !attempt.isFatal) attempt.count = 0;
+      }
+      abortUnwanted();
+      wake();
+    },
+    describe: async () => {
+      const description = nodeDescription(await docker.info());
+      noteDescription(description);
+      return description;
+    },
+    reportAll: () => {
+      for (const [taskId, record] of records) queueStatus(taskId, record.status);
+    },
+    wipe: async () => {
+      const settings = [...items.values()].filter((item) => item.kind === "settings");
+      if (settings.length > 0) {
+        const wiped = new Promise<boolean>((resolve) => {
+          const wipeTimer = setTimeout(() => resolve(false), WIPE_TIMEOUT_MS);
+          onWiped = () => {
+            clearTimeout(wipeTimer);
+            resolve(true);
+          };
+        });
+        const change = { isComplete: true, put: settings, removed: [] };
+        journal.putAssignments(change);
+        items.clear();
+        for (const item of settings) items.set(item.key, item);
+        wanted = wantedOf(items);
+        networkRetryAtMs.clear();
+        wake();
+        const isDone = await wiped;
+        onWiped = undefined;
+        if (!isDone) {
+          throw new ClusterError(
+            "deadline",
+            `Cannot remove all task containers and networks in ${WIPE_TIMEOUT_MS / 1_000} s: ${lastObserved.containers.size} containers and ${lastObserved.networks.size} networks are left; see that the Docker Engine runs and that no other container uses these networks`,
+          );
+        }
+      }
+      items.clear();
+      wanted = wantedOf(items);
+      records.clear();
+      attempts.clear();
+      pendingStatuses.clear();
+      journal.clear();
+    },
+    stop: async () => {
+      isStopped = true;
+      clearTimeout(timer);
+      clearTimeout(statusTimer);
+      closeEngine();
+      await currentPass;
+      closeEngine();
+      journal.close();
+    },
+  };
+}
+
+function isRecordStep(step: TaskStep): step is Exclude<TaskStep, EngineStep> {
+  return step.type === "report" || step.type === "forget";
+}
+
+function wantedOf(items: ReadonlyMap<string, AssignmentItem>): Wanted {
+  const wanted: Wanted = {
+    tasks: new Map(),
+    networks: new Map(),
+    secrets: new Map(),
+    configs: new Map(),
+  };
+  for (const item of items.values()) {
+    if (item.kind === "settings") wanted.settings = item.body;
+    else if (item.kind === "task") wanted.tasks.set(item.body.id, item.body);
+    else if (item.kind === "network") wanted.networks.set(item.body.id, item.body);
+    else if (item.kind === "secret") wanted.secrets.set(item.body.id, item.body);
+    else if (item.kind === "config") wanted.configs.set(item.body.id, item.body);
+  }
+  return wanted;
+}
+
+/** A bug ends the thread, so that the agent is started anew by systemd. */
+function crash(error: unknown): void {
+  setImmediate(() => {
+    throw error;
+  });
+}
