@@ -6,6 +6,8 @@ import type { RaftStatus } from "../../core/protocol.ts";
 import type { Random } from "../../core/random.ts";
 import type { StoreAction } from "../../core/store/action.ts";
 import type { ClusterView } from "../../core/store/view.ts";
+import type { LogPorts } from "../logs/collect.ts";
+import type { ClusterEvents } from "./cluster-events.ts";
 
 export type LocalNode = {
   /** As Docker's LocalNodeState. */
@@ -17,6 +19,10 @@ export type LocalNode = {
   nodeAddr?: string;
   isManager: boolean;
   managers: { nodeId: string; addr: string }[];
+  /** Managers: for so long no leader has been known. Absent while one is, or only just lost. */
+  leaderLostMs?: number;
+  /** Managers: the file system of the data directory. */
+  disk?: { state: "ok" | "low" | "critical"; freeBytes: number };
 };
 
 /** InitRequest of POST /swarm/init, in Docker's shape. */
@@ -31,6 +37,24 @@ export type InitRequest = {
   Availability?: NodeAvailability;
   DefaultAddrPool?: string[];
   SubnetSize?: number;
+};
+
+/** POST /shoal/v1/restore; the addresses are as those of `docker swarm init`. */
+export type RestoreRequest = {
+  /** A backup file that is not encrypted. */
+  backup: Uint8Array;
+  ListenAddr?: string;
+  AdvertiseAddr?: string;
+  DataPathAddr?: string;
+  Availability?: NodeAvailability;
+};
+export type RestoreResult = {
+  nodeId: string;
+  clusterId: string;
+  /** What the backup held besides. */
+  services: number;
+  workers: number;
+  formerManagers: number;
 };
 
 export type JoinRequest = {
@@ -48,7 +72,8 @@ export type ApiPorts = {
   version: string;
   localNode(): LocalNode;
   /**
-   * Runs `read` over a linearizable view (ReadIndex barrier first).
+   * Runs `read` over a linearizable view (ReadIndex barrier first); without a leader over what is
+   * applied here, when the request may be answered so (stale.ts).
    * @throws {ClusterError} unavailable with Docker's texts when this node is no manager or there is no leader.
    */
   read<T>(read: (view: ClusterView) => T): Promise<T>;
@@ -64,6 +89,21 @@ export type ApiPorts = {
   init(request: InitRequest): Promise<string>;
   join(request: JoinRequest): Promise<void>;
   leave(options: { force: boolean }): Promise<void>;
+  /** The bytes of a backup file, not encrypted. @throws {ClusterError} as read. */
+  backup(): Promise<Uint8Array>;
+  /**
+   * Makes this node the only manager of the backup's cluster.
+   * @throws {ClusterError} unavailable when it is in a cluster; as backup.ts and init. Nothing is made then.
+   */
+  restore(request: RestoreRequest): Promise<RestoreResult>;
+  /** What a log collection needs (agent/logs). */
+  logs: LogPorts;
+  /** Empty on a node that is no manager. */
+  clusterEvents: ClusterEvents;
+  /** Prometheus text; needs no quorum (agent/metrics.ts). */
+  metrics(): Promise<string>;
+  /** A handler failed in a way that nobody foresaw: the caller gets a 500, the log the cause. */
+  reportBug(where: string, error: unknown): void;
   nowMs(): UnixMs;
   random: Random;
 };

@@ -1,0 +1,27 @@
+/** What every group of routes gets: the node's ports and the engine's client. */
+import type { Context } from "hono";
+import type { StoreAction } from "../../core/store/action.ts";
+import type { Engine } from "./engine.ts";
+import type { ApiPorts } from "./ports.ts";
+import { asControlError } from "./problem.ts";
+
+export type ApiContext = { ports: ApiPorts; engine: Engine };
+
+/** Credentials for a registry, base64url JSON; empty ones are as none. Never logged or shown. */
+export function registryAuth(c: Context): string | undefined {
+  const header = c.req.header("x-registry-auth");
+  // "e30" is the base64 of "{}", which some clients send for "no credentials".
+  return header && !/^e30=?$/.test(header) ? header : undefined;
+}
+
+/**
+ * As ports.propose, with refusals in the words of stock Swarm's control API.
+ * @throws {ClusterError} see ApiPorts.propose
+ */
+export async function propose(context: ApiContext, actions: StoreAction[]): Promise<void> {
+  try {
+    await context.ports.propose(actions);
+  } catch (error) {
+    throw asControlError(error);
+  }
+}

@@ -1,0 +1,281 @@
+/**
+ * /networks: the cluster's overlay networks and the local engine's own, as one list. On a node an
+ * overlay network is a plain bridge of the engine that carries the label `shoal.network.id`; users
+ * never see that bridge, only the network that it belongs to.
+ *
+ * Source: Docker Engine API, tag Network; moby daemon/server/router/network.
+ */
+import { type Context, Hono } from "hono";
+import { z } from "zod";
+import { ClusterError } from "../../core/errors.ts";
+import { newId } from "../../core/ids.ts";
+import type { Network } from "../../core/objects/network.ts";
+import { networkIdsOf } from "../../core/store/claims.ts";
+import type { ClusterView } from "../../core/store/view.ts";
+import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
+import { checkShape, parseBody } from "./body.ts";
+import { type ApiContext, propose } from "./context.ts";
+import type { EngineRequest } from "./engine.ts";
+import { type Filters, matchesExactly, matchesLabels, parseFilters } from "./filters.ts";
+import { isTruthy } from "./go-values.ts";
+import {
+  checkNetworkRequest,
+  isClusterNetwork,
+  planNetwork,
+  refusePredefinedName,
+} from "./network-plan.ts";
+import { type Json, renderNetwork } from "./render.ts";
+import { networkCreateSchema } from "./spec-schema.ts";
+
+const FILTERS = ["dangling", "driver", "id", "label", "name", "scope", "type"] as const;
+/** Two creations at one time choose the same subnet or number; the second one chooses again. */
+const CREATE_TRIES_MAX = 4;
+
+const engineNetworkSchema = z.looseObject({
+  Name: z.string(),
+  Id: z.string(),
+  Labels: z.record(z.string(), z.string()).nullish(),
+});
+type EngineNetwork = z.infer<typeof engineNetworkSchema>;
+
+export function networkRoutes(context: ApiContext): Hono {
+  const { ports, engine } = context;
+  const app = new Hono();
+
+  app.get("/", async (c) => {
+    const text = c.req.query("filters");
+    const filters = parseFilters(text, FILTERS);
+    const query = text === undefined ? "" : `?filters=${encodeURIComponent(text)}`;
+    const answer = await engine.request(`/networks${query}`);
+    // Values that the engine refuses, it refuses in its own words.
+    if (answer.status !== 200) return passOn(answer);
+    const local = checkShape(await answer.json(), z.array(engineNetworkSchema));
+    const cluster = await readIfManager(context, (view) =>
+      view
+        .networks()
+        .filter((network) => !network.predefined && matches(view, network, filters))
+        .map(renderNetwork),
+    );
+    const own = local.filter((network) => clusterIdOf(network) === undefined);
+    if (cluster) return c.json([...cluster, ...own]);
+    return c.json(local.map(asSeenByWorker));
+  });
+
+  app.post("/create", async (c) => {
+    const text = await c.req.text();
+    const request = parseBody(text, networkCreateSchema);
+    if (!isClusterNetwork(request)) {
+      const taken = await readIfManager(context, (view) => view.networkByName(request.Name));
+      if (taken && !taken.predefined) throw nameTaken(request.Name);
+      return forward(context, c, "/networks/create", text);
+    }
+    refusePredefinedName(request.Name);
+    // First of all whether this node can, as in stock.
+    await ports.read((view) => view.index);
+    checkNetworkRequest(request);
+    await refuseLocalName(context, request.Name);
+    const id = newId(ports.random);
+    for (let tries = 1; ; tries += 1) {
+      const object = await ports.read((view) => planNetwork(view, request, id));
+      try {
+        await propose(context, [{ type: "create", table: "network", object }]);
+        return c.json({ Id: id, Warning: "" }, 201);
+      } catch (error) {
+        if (!isCollision(error) || tries >= CREATE_TRIES_MAX) throw error;
+      }
+    }
+  });
+
+  app.get("/:id", async (c) => {
+    const scope = c.req.query("scope") ?? "";
+    const found = await findAny(context, c.req.param("id"), scope);
+    if (found.type === "local") {
+      const query = new URL(c.req.url).search;
+      const answer = await engine.request(`/networks/${found.network.Id}${query}`);
+      if (answer.status !== 200 || clusterIdOf(found.network) === undefined) return passOn(answer);
+      return c.json(asSeenByWorker(checkShape(await answer.json(), engineNetworkSchema)));
+    }
+    const bridge = found.bridge;
+    const containers = bridge ? await localContainers(context, bridge.Id) : null;
+    return c.json({ ...renderNetwork(found.network), Containers: containers });
+  });
+
+  app.delete("/:id", async (c) => {
+    const found = await findAny(context, c.req.param("id"), "");
+    if (found.type === "local") {
+      // Without a manager's word a bridge of the cluster must not go from under its containers.
+      if (clusterIdOf(found.network) !== undefined) await ports.read((view) => view.index);
+      return forward(context, c, `/networks/${found.network.Id}`);
+    }
+    await propose(context, [{ type: "remove", table: "network", id: found.network.id }]);
+    return c.body(null, 204);
+  });
+  return app;
+}
+
+/** Undefined on nodes that cannot read the cluster's state now: they still have their own networks. */
+async function readIfManager<T>(
+  context: ApiContext,
+  read: (view: ClusterView) => T,
+): Promise<T | undefined> {
+  if (!context.ports.localNode().isManager) return undefined;
+  try {
+    return await context.ports.read(read);
+  } catch (error) {
+    if (
+      error instanceof ClusterError &&
+      ["unavailable", "no-quorum", "deadline"].includes(error.code)
+    ) {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+function clusterIdOf(network: EngineNetwork): string | undefined {
+  return network.Labels?.[NETWORK_ID_LABEL];
+}
+
+/** A node that is no manager knows an overlay network by its bridge only. */
+function asSeenByWorker(network: EngineNetwork): Json {
+  const id = clusterIdOf(network);
+  if (id === undefined) return network;
+  const { [NETWORK_ID_LABEL]: _, ...labels } = network.Labels ?? {};
+  return { ...network, Id: id, Scope: "swarm", Driver: "overlay", Options: {}, Labels: labels };
+}
+
+type Found =
+  | { type: "cluster"; network: Network; bridge?: EngineNetwork }
+  | { type: "local"; network: EngineNetwork };
+
+/**
+ * By id, name or prefix of an id, over both sides. The engine's own `bridge`, `host` and `none` come
+ * before the cluster's objects of these names, which only `scope=swarm` shows.
+ * @throws {ClusterError} not-found, invalid-argument when ambiguous
+ */
+async function findAny(context: ApiContext, ref: string, scope: string): Promise<Found> {
+  const isSwarmOnly = scope === "swarm";
+  const read = (view: ClusterView) =>
+    view.networks().filter((network) => isSwarmOnly || !network.predefined);
+  const cluster = isSwarmOnly
+    ? await context.ports.read(read)
+    : scope === "local"
+      ? undefined
+      : await readIfManager(context, read);
+  let local: EngineNetwork[] = [];
+  try {
+    local = checkShape(await context.engine.getJson("/networks"), z.array(engineNetworkSchema));
+  } catch (error) {
+    // What the cluster says of its own networks needs no engine.
+    if (!isSwarmOnly || !(error instanceof ClusterError)) throw error;
+  }
+  const bridges = new Map<string, EngineNetwork>();
+  const candidates: { ids: string[]; name: string; found: Found }[] = [];
+  for (const network of local) {
+    const id = clusterIdOf(network);
+    if (id !== undefined) bridges.set(id, network);
+    if (isSwarmOnly || (id !== undefined && cluster?.some((other) => other.id === id))) continue;
+    candidates.push({
+      ids: id === undefined ? [network.Id] : [network.Id, id],
+      name: network.Name,
+      found: { type: "local", network },
+    });
+  }
+  for (const network of cluster ?? []) {
+    const bridge = bridges.get(network.id);
+    candidates.push({
+      ids: bridge ? [network.id, bridge.Id] : [network.id],
+      name: network.spec.Name,
+      found: { type: "cluster", network, ...(bridge ? { bridge } : {}) },
+    });
+  }
+  const byId = candidates.find((candidate) => candidate.ids.includes(ref));
+  if (byId) return byId.found;
+  const byName = candidates.filter((candidate) => candidate.name === ref);
+  const byPrefix = candidates.filter((candidate) => candidate.ids.some((id) => id.startsWith(ref)));
+  const matching = byName.length > 0 ? byName : byPrefix;
+  const [only] = matching;
+  if (!only || ref === "") throw new ClusterError("not-found", `network ${ref} not found`);
+  if (matching.length === 1) return only.found;
+  const how = byName.length > 0 ? "name" : "ID prefix";
+  throw new ClusterError(
+    "invalid-argument",
+    `network ${ref} is ambiguous (${matching.length} matches found on ${how})`,
+  );
+}
+
+async function localContainers(context: ApiContext, bridgeId: string): Promise<unknown> {
+  const schema = z.looseObject({ Containers: z.record(z.string(), z.unknown()).nullish() });
+  const answer = await context.engine.request(`/networks/${bridgeId}`);
+  // Removed since the list was read: then it has no containers here.
+  if (answer.status === 404) return null;
+  return checkShape(await answer.json(), schema).Containers ?? {};
+}
+
+async function refuseLocalName(context: ApiContext, name: string): Promise<void> {
+  const networks = checkShape(
+    await context.engine.getJson("/networks"),
+    z.array(engineNetworkSchema),
+  );
+  const taken = networks.find((network) => network.Name === name);
+  if (taken && clusterIdOf(taken) === undefined) throw nameTaken(name);
+}
+
+function nameTaken(name: string): ClusterError {
+  return new ClusterError("name-conflict", `network with name ${name} already exists`);
+}
+
+function isCollision(error: unknown): boolean {
+  return error instanceof ClusterError && error.code === "failed-precondition";
+}
+
+function matches(view: ClusterView, network: Network, filters: Filters): boolean {
+  const isDangling = () =>
+    !view.services().some((service) => networkIdsOf(service.spec).includes(network.id));
+  const dangling = filters.get("dangling")?.[0];
+  return (
+    matchesPart(filters, "name", network.spec.Name) &&
+    matchesPart(filters, "id", network.id) &&
+    matchesExactly(filters, "driver", network.spec.Driver) &&
+    matchesExactly(filters, "scope", "swarm") &&
+    matchesExactly(filters, "type", "custom") &&
+    matchesLabels(filters, "label", network.spec.Labels) &&
+    (dangling === undefined || isTruthy(dangling) === isDangling())
+  );
+}
+
+/** The engine matches these two as patterns anywhere in the text. */
+function matchesPart(filters: Filters, key: string, text: string): boolean {
+  const values = filters.get(key);
+  if (!values) return true;
+  return values.some((value) => {
+    try {
+      return text === value || new RegExp(value).test(text);
+    } catch (error) {
+      if (error instanceof SyntaxError) return text.includes(value);
+      throw error;
+    }
+  });
+}
+
+async function forward(
+  context: ApiContext,
+  c: Context,
+  path: string,
+  body?: string,
+): Promise<Response> {
+  const request: EngineRequest = {
+    method: c.req.method === "DELETE" ? "DELETE" : "POST",
+    ...(body === undefined ? {} : { body, headers: { "content-type": "application/json" } }),
+  };
+  return passOn(await context.engine.request(path, request));
+}
+
+/** The engine's answer as ours: status, type and body. */
+function passOn(answer: Response): Response {
+  const type = answer.headers.get("content-type");
+  return new Response(answer.body, {
+    status: answer.status,
+    headers: type === null ? {} : { "content-type": type },
+  });
+}

@@ -1,0 +1,139 @@
+/** /nodes. Source: Docker Engine API, tag Node; SwarmKit manager/controlapi/node.go. */
+import { Hono } from "hono";
+import type { NodeObject, NodeSpec } from "../../core/objects/node.ts";
+import type { RaftStatus } from "../../core/protocol.ts";
+import type { ClusterView } from "../../core/store/view.ts";
+import { ClusterError } from "../../core/errors.ts";
+import { readBody } from "./body.ts";
+import { type ApiContext, propose } from "./context.ts";
+import {
+  type Filters,
+  matchesExactly,
+  matchesLabels,
+  matchesPrefix,
+  parseFilters,
+} from "./filters.ts";
+import { isTruthy, parseVersion } from "./go-values.ts";
+import { findNode, nodeName } from "./lookup.ts";
+import { controlError } from "./problem.ts";
+import { renderNode } from "./render.ts";
+import { nodeSpecSchema } from "./spec-schema.ts";
+
+const FILTERS = ["id", "label", "node.label", "membership", "name", "role"] as const;
+
+export function nodeRoutes(context: ApiContext): Hono {
+  const { ports } = context;
+  const app = new Hono();
+
+  app.get("/", async (c) => {
+    const filters = parseFilters(c.req.query("filters"), FILTERS);
+    checkWords(filters, "role", ["worker", "manager"]);
+    checkWords(filters, "membership", ["accepted", "pending"]);
+    const nodes = await ports.read((view) => view.nodes().filter((node) => matches(node, filters)));
+    const raft = await raftStatus(context);
+    return c.json(nodes.map((node) => renderNode(node, raft)));
+  });
+
+  app.get("/:id", async (c) => {
+    const node = await ports.read((view) => findNode(view, c.req.param("id")));
+    return c.json(renderNode(node, await raftStatus(context)));
+  });
+
+  app.post("/:id/update", async (c) => {
+    const version = parseVersion("node", c.req.query("version"));
+    const parsed = await readBody(c, nodeSpecSchema);
+    const spec: NodeSpec = {
+      ...(parsed.Name ? { Name: parsed.Name } : {}),
+      Labels: parsed.Labels,
+      Role: oneOf("Role", parsed.Role, ["worker", "manager"]),
+      Availability: oneOf("Availability", parsed.Availability, ["active", "pause", "drain"]),
+    };
+    const node = await ports.read((view) => {
+      const found = findNode(view, c.req.param("id"));
+      if (found.spec.Role === "manager" && spec.Role === "worker") refuseLastManager(view, found);
+      return found;
+    });
+    if (node.spec.Role === "manager" && spec.Role === "worker") {
+      refuseQuorumLoss(node, await ports.clusterStatus());
+    }
+    await propose(context, [
+      { type: "update", table: "node", id: node.id, ifVersion: version, set: { spec } },
+    ]);
+    return c.body(null, 200);
+  });
+
+  app.delete("/:id", async (c) => {
+    const force = isTruthy(c.req.query("force"));
+    const node = await ports.read((view) => findNode(view, c.req.param("id")));
+    if (node.role === "manager" || node.managerAddr !== undefined || node.spec.Role === "manager") {
+      throw controlError(
+        "failed-precondition",
+        `node ${node.id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal`,
+      );
+    }
+    if (!force && node.status.state === "ready") {
+      throw controlError("failed-precondition", `node ${node.id} is not down and can't be removed`);
+    }
+    // With the version, so that a promotion or a return in between is not lost.
+    await propose(context, [
+      { type: "remove", table: "node", id: node.id, ...(force ? {} : { ifVersion: node.version }) },
+    ]);
+    return c.body(null, 200);
+  });
+  return app;
+}
+
+/** Reachability of managers; without a leader the nodes are still listed. */
+async function raftStatus(context: ApiContext): Promise<RaftStatus | undefined> {
+  try {
+    return await context.ports.clusterStatus();
+  } catch (error) {
+    if (error instanceof ClusterError) return undefined;
+    throw error;
+  }
+}
+
+function matches(node: NodeObject, filters: Filters): boolean {
+  return (
+    matchesPrefix(filters, "id", node.id) &&
+    matchesPrefix(filters, "name", nodeName(node)) &&
+    matchesLabels(filters, "node.label", node.spec.Labels) &&
+    matchesLabels(filters, "label", node.description?.Engine.Labels) &&
+    matchesExactly(filters, "role", node.role) &&
+    matchesExactly(filters, "membership", "accepted")
+  );
+}
+
+function checkWords(filters: Filters, key: string, words: readonly string[]): void {
+  const unknown = filters.get(key)?.find((value) => !words.includes(value));
+  if (unknown === undefined) return;
+  throw new ClusterError("invalid-argument", `Invalid ${key} filter: '${unknown}'`);
+}
+
+function oneOf<W extends string>(field: string, value: string, words: readonly W[]): W {
+  const word = words.find((word) => word === value);
+  if (!word) throw new ClusterError("invalid-argument", `invalid ${field}: "${value}"`);
+  return word;
+}
+
+function refuseLastManager(view: ClusterView, node: NodeObject): void {
+  const managers = view.nodes().filter((other) => other.spec.Role === "manager");
+  if (managers.some((other) => other.id !== node.id)) return;
+  throw controlError("failed-precondition", "attempting to demote the last manager of the swarm");
+}
+
+/** The managers that stay must be a quorum by themselves. Source: SwarmKit CanRemoveMember. */
+function refuseQuorumLoss(node: NodeObject, raft: RaftStatus): void {
+  const voters = raft.members.filter((member) => !member.isLearner);
+  // Not a member (yet): promoted a moment ago, and taken back.
+  if (!voters.some((member) => member.nodeId === node.id)) return;
+  const rest = voters.filter((member) => member.nodeId !== node.id);
+  const reachable = rest.filter(
+    (member) => member.nodeId === raft.leaderId || member.isReachable !== false,
+  );
+  if (reachable.length >= Math.floor(rest.length / 2) + 1) return;
+  throw controlError(
+    "failed-precondition",
+    "can't remove member from the raft: this would result in a loss of quorum",
+  );
+}

@@ -1,0 +1,392 @@
+/**
+ * Objects of the cluster as the Docker API shows them: same keys, same order, same things left out.
+ * Pure. Never shown: registry credentials, the CA's key, secrets' data.
+ *
+ * Source: Docker Engine API v1.41 definitions; observed answers of dockerd 20.10.24.
+ */
+import type { Cluster } from "../../core/objects/cluster.ts";
+import type { Network } from "../../core/objects/network.ts";
+import type { NodeDescription, NodeObject } from "../../core/objects/node.ts";
+import type { ObjectMeta } from "../../core/objects/object-meta.ts";
+import type { Secret, SecretSpec } from "../../core/objects/secret.ts";
+import {
+  completionsOf,
+  isJob,
+  type Service,
+  type ServiceSpec,
+  type UpdateConfig,
+} from "../../core/objects/service.ts";
+import { isTaskDead, shownSlot, type Task, type TaskSpec } from "../../core/objects/task.ts";
+import { diedByItself } from "../../core/orchestrator/restart.ts";
+import { isWanted, slotsOf } from "../../core/orchestrator/slot.ts";
+import type { RaftStatus } from "../../core/protocol.ts";
+import type { ClusterView } from "../../core/store/view.ts";
+import { goTime, omitEmpty } from "./go-values.ts";
+
+export type Json = Record<string, unknown>;
+export type TlsInfo = NonNullable<NodeDescription["TLSInfo"]>;
+
+export const VXLAN_OPTION = "com.docker.network.driver.overlay.vxlanid_list";
+
+function renderMeta(object: ObjectMeta): Json {
+  return {
+    ID: object.id,
+    Version: { Index: object.version },
+    CreatedAt: goTime(object.createdAtMs),
+    UpdatedAt: goTime(object.updatedAtMs),
+  };
+}
+
+/** ClusterInfo, as in /info. Join tokens are added by GET /swarm only. */
+export function renderCluster(cluster: Cluster, tlsInfo: TlsInfo): Json {
+  return {
+    ...renderMeta(cluster),
+    Spec: cluster.spec,
+    TLSInfo: tlsInfo,
+    RootRotationInProgress: false,
+    DefaultAddrPool: cluster.addressPools,
+    SubnetSize: cluster.subnetSize,
+    DataPathPort: cluster.dataPathPort,
+  };
+}
+
+/** `raft` as the leader sees it; absent when it could not be asked. */
+export function renderNode(node: NodeObject, raft: RaftStatus | undefined): Json {
+  const description = node.description;
+  return {
+    ...renderMeta(node),
+    Spec: {
+      ...(node.spec.Name ? { Name: node.spec.Name } : {}),
+      Labels: node.spec.Labels,
+      Role: node.spec.Role,
+      Availability: node.spec.Availability,
+    },
+    Description: description ?? { Platform: {}, Resources: {}, Engine: {}, TLSInfo: {} },
+    Status: omitEmpty({
+      State: node.status.state,
+      Message: node.status.message,
+      Addr: node.status.addr,
+    }),
+    ...(node.managerAddr === undefined
+      ? {}
+      : { ManagerStatus: managerStatus(node.id, node.managerAddr, raft) }),
+  };
+}
+
+function managerStatus(nodeId: string, addr: string, raft: RaftStatus | undefined): Json {
+  const isLeader = raft?.leaderId === nodeId;
+  const member = raft?.members.find((member) => member.nodeId === nodeId);
+  const isReachable = isLeader ? true : member?.isReachable;
+  const reachability = { true: "reachable", false: "unreachable" }[String(isReachable)];
+  return {
+    ...(isLeader ? { Leader: true } : {}),
+    Reachability: reachability ?? "unknown",
+    Addr: addr,
+  };
+}
+
+export type ServiceStatus = { RunningTasks: number; DesiredTasks: number; CompletedTasks: number };
+
+/** Counts for `docker service ls`. Source: SwarmKit controlapi ListServiceStatuses. */
+export function serviceStatus(service: Service, tasks: readonly Task[]): ServiceStatus {
+  if (isJob(service.spec)) return jobStatus(service, tasks);
+  const wanted = tasks.filter((task) => task.desiredState === "running");
+  // Unlike stock, a task that is being replaced is not counted: its status can stay "running" for
+  // as long as its node is away.
+  const running = wanted.filter((task) => task.status.state === "running");
+  const replicated = service.spec.Mode.Replicated;
+  return {
+    RunningTasks: running.length,
+    DesiredTasks: replicated ? (replicated.Replicas ?? 1) : wanted.length,
+    CompletedTasks: tasks.filter((task) => task.status.state === "complete").length,
+  };
+}
+
+/**
+ * Of the last run. Completions are counted by slot: two tasks of one, the first of which was thought
+ * lost, are one completion. A global job's desired ones are those yet to complete, as the CLI adds
+ * the completed ones itself; failed ones that are not tried again are among them.
+ */
+function jobStatus(service: Service, tasks: readonly Task[]): ServiceStatus {
+  const run = tasks.filter((task) => task.jobIteration === service.jobStatus?.iteration);
+  const status = { RunningTasks: 0, DesiredTasks: 0, CompletedTasks: 0 };
+  for (const slot of slotsOf(run)) {
+    const wanted = slot.tasks.filter(isWanted);
+    const last = slot.tasks.at(-1);
+    if (slot.tasks.some((task) => task.status.state === "complete")) status.CompletedTasks += 1;
+    else if (wanted.length > 0 || (last && diedByItself(last))) status.DesiredTasks += 1;
+    if (wanted.some((task) => task.status.state === "running")) status.RunningTasks += 1;
+  }
+  // Source: SwarmKit controlapi ListServiceStatuses.
+  const completions = completionsOf(service.spec);
+  return completions ? { ...status, DesiredTasks: completions.concurrentMax } : status;
+}
+
+export function renderService(
+  service: Service,
+  view: ClusterView,
+  options: { insertDefaults: boolean },
+): Json {
+  const shown = (spec: ServiceSpec) =>
+    redactServiceSpec(options.insertDefaults ? withDefaults(spec) : spec);
+  const status = service.updateStatus;
+  return {
+    ...renderMeta(service),
+    Spec: shown(service.spec),
+    ...(service.previousSpec ? { PreviousSpec: shown(service.previousSpec) } : {}),
+    Endpoint: renderEndpoint(service, view),
+    ...(status
+      ? {
+          UpdateStatus: {
+            State: status.state,
+            StartedAt: goTime(status.startedAtMs),
+            ...(status.completedAtMs === undefined
+              ? {}
+              : { CompletedAt: goTime(status.completedAtMs) }),
+            Message: status.message,
+          },
+        }
+      : {}),
+    ...(service.jobStatus
+      ? {
+          JobStatus: {
+            JobIteration: omitEmpty({ Index: service.jobStatus.iteration }),
+            LastExecution: goTime(service.jobStatus.lastExecutionAtMs),
+          },
+        }
+      : {}),
+  };
+}
+
+function renderEndpoint(service: Service, view: ClusterView): Json {
+  const endpoint = service.endpoint;
+  if (!endpoint || (endpoint.ports.length === 0 && endpoint.virtualIps.length === 0)) {
+    return { Spec: {} };
+  }
+  const specPorts = service.spec.EndpointSpec?.Ports ?? [];
+  return {
+    Spec: { Mode: endpoint.mode, ...(specPorts.length > 0 ? { Ports: specPorts } : {}) },
+    ...(endpoint.ports.length > 0
+      ? {
+          Ports: endpoint.ports.map((port) => ({
+            Protocol: port.Protocol,
+            TargetPort: port.TargetPort,
+            ...(port.PublishedPort ? { PublishedPort: port.PublishedPort } : {}),
+            PublishMode: port.PublishMode,
+          })),
+        }
+      : {}),
+    ...(endpoint.virtualIps.length > 0
+      ? {
+          VirtualIPs: endpoint.virtualIps.map((vip) => ({
+            NetworkID: vip.networkId,
+            Addr: withPrefix(vip.address, view.network(vip.networkId)),
+          })),
+        }
+      : {}),
+  };
+}
+
+/** An address as the API shows it, with its subnet's prefix length. */
+function withPrefix(address: string, network: Network | undefined): string {
+  const length = network?.subnet?.split("/")[1] ?? "32";
+  return `${address}/${length}`;
+}
+
+function redactTaskSpec(spec: TaskSpec): TaskSpec {
+  const { PullOptions: _, ...container } = spec.ContainerSpec;
+  return { ...spec, ContainerSpec: container };
+}
+
+/** A spec without what only nodes may see. */
+export function redactServiceSpec(spec: ServiceSpec): ServiceSpec {
+  return { ...spec, TaskTemplate: redactTaskSpec(spec.TaskTemplate) };
+}
+
+const SECOND_NS = 1_000_000_000;
+/** Source: SwarmKit api/defaults/service.go. */
+const UPDATE_DEFAULTS = {
+  Parallelism: 1,
+  FailureAction: "pause",
+  Monitor: 5 * SECOND_NS,
+  MaxFailureRatio: 0,
+  Order: "stop-first",
+} as const satisfies UpdateConfig;
+
+/** `insertDefaults`: what holds although the user did not write it. Shown, never stored. */
+export function withDefaults(spec: ServiceSpec): ServiceSpec {
+  const template = spec.TaskTemplate;
+  const withUpdateDefaults = (config: UpdateConfig | undefined): UpdateConfig =>
+    config
+      ? {
+          ...config,
+          FailureAction: config.FailureAction ?? UPDATE_DEFAULTS.FailureAction,
+          Monitor: config.Monitor || UPDATE_DEFAULTS.Monitor,
+          Order: config.Order ?? UPDATE_DEFAULTS.Order,
+        }
+      : UPDATE_DEFAULTS;
+  return {
+    ...spec,
+    TaskTemplate: {
+      ...template,
+      ContainerSpec: {
+        ...template.ContainerSpec,
+        StopGracePeriod: template.ContainerSpec.StopGracePeriod ?? 10 * SECOND_NS,
+        DNSConfig: template.ContainerSpec.DNSConfig ?? {},
+      },
+      Resources: {
+        ...template.Resources,
+        Limits: template.Resources?.Limits ?? {},
+        Reservations: template.Resources?.Reservations ?? {},
+      },
+      RestartPolicy: {
+        ...template.RestartPolicy,
+        Condition: template.RestartPolicy?.Condition ?? "any",
+        Delay: template.RestartPolicy?.Delay ?? 5 * SECOND_NS,
+        MaxAttempts: template.RestartPolicy?.MaxAttempts ?? 0,
+      },
+      Placement: template.Placement ?? {},
+    },
+    // A client that sends back what it was shown would have a job refused for them.
+    ...(isJob(spec)
+      ? {}
+      : {
+          UpdateConfig: withUpdateDefaults(spec.UpdateConfig),
+          RollbackConfig: withUpdateDefaults(spec.RollbackConfig),
+        }),
+  };
+}
+
+export function renderTask(task: Task, view: ClusterView): Json {
+  const { Runtime, ...spec } = redactTaskSpec(task.spec);
+  const attachments = (task.networks ?? []).flatMap((attachment) => {
+    const network = view.network(attachment.networkId);
+    if (!network) return [];
+    const address = attachment.address;
+    return [
+      {
+        Network: renderSwarmNetwork(network),
+        ...(address === undefined ? {} : { Addresses: [withPrefix(address, network)] }),
+      },
+    ];
+  });
+  const container = task.status.container;
+  const ports = task.status.ports ?? [];
+  return {
+    ...renderMeta(task),
+    Labels: {},
+    Spec: { ...spec, ...(Runtime && Runtime !== "container" ? { Runtime } : {}) },
+    ServiceID: task.serviceId,
+    ...omitEmpty({ Slot: shownSlot(task) }),
+    ...(task.nodeId === undefined ? {} : { NodeID: task.nodeId }),
+    Status: {
+      Timestamp: goTime(task.status.atMs),
+      State: task.status.state,
+      ...(task.status.message ? { Message: task.status.message } : {}),
+      ...(task.status.err ? { Err: task.status.err } : {}),
+      ...(container || isTaskDead(task.status.state)
+        ? {
+            ContainerStatus: {
+              ContainerID: container?.id ?? "",
+              PID: container?.pid ?? 0,
+              ExitCode: container?.exitCode ?? 0,
+            },
+          }
+        : {}),
+      PortStatus: ports.length > 0 ? { Ports: ports } : {},
+    },
+    DesiredState: task.desiredState,
+    ...(attachments.length > 0 ? { NetworksAttachments: attachments } : {}),
+    ...(task.jobIteration === undefined
+      ? {}
+      : { JobIteration: omitEmpty({ Index: task.jobIteration }) }),
+  };
+}
+
+/** The long form of a network, as tasks carry it. */
+function renderSwarmNetwork(network: Network): Json {
+  const { spec } = network;
+  const flags = omitEmpty({
+    IPv6Enabled: spec.EnableIPv6,
+    Internal: spec.Internal,
+    Attachable: spec.Attachable,
+    Ingress: spec.Ingress,
+  });
+  return {
+    ...renderMeta(network),
+    Spec: {
+      Name: spec.Name,
+      Labels: network.predefined
+        ? { ...spec.Labels, "com.docker.swarm.predefined": "true" }
+        : spec.Labels,
+      DriverConfiguration: omitEmpty({ Name: spec.Driver }),
+      ...flags,
+      IPAMOptions: { Driver: omitEmpty({ Name: spec.IPAM.Driver }) },
+      Scope: network.predefined ? "local" : "swarm",
+    },
+    DriverState: {
+      Name: spec.Driver,
+      ...(network.predefined ? {} : { Options: driverOptions(network) }),
+    },
+    IPAMOptions: { Driver: { Name: "default" }, ...omitEmpty({ Configs: ipamConfigs(network) }) },
+  };
+}
+
+function driverOptions(network: Network): Record<string, string> {
+  return {
+    ...network.spec.Options,
+    ...(network.vni === undefined ? {} : { [VXLAN_OPTION]: String(network.vni) }),
+  };
+}
+
+function ipamConfigs(network: Network): Json[] {
+  if (network.subnet === undefined) return [];
+  const range = network.spec.IPAM.Config[0]?.IPRange;
+  return [
+    {
+      Subnet: network.subnet,
+      ...(range ? { IPRange: range } : {}),
+      ...(network.gateway === undefined ? {} : { Gateway: network.gateway }),
+    },
+  ];
+}
+
+/** A cluster's network in the short form of GET /networks. */
+export function renderNetwork(network: Network): Json {
+  const { spec } = network;
+  return {
+    Name: spec.Name,
+    Id: network.id,
+    Created: goTime(network.createdAtMs),
+    Scope: "swarm",
+    Driver: spec.Driver,
+    EnableIPv6: spec.EnableIPv6,
+    IPAM: { Driver: spec.IPAM.Driver || "default", Options: null, Config: ipamConfigs(network) },
+    Internal: spec.Internal,
+    Attachable: spec.Attachable,
+    Ingress: spec.Ingress,
+    ConfigFrom: { Network: "" },
+    ConfigOnly: false,
+    Containers: null,
+    Options: network.predefined ? null : driverOptions(network),
+    Labels: Object.keys(spec.Labels).length > 0 ? spec.Labels : null,
+  };
+}
+
+function renderDataSpec(spec: SecretSpec, data: string | undefined): Json {
+  return {
+    Name: spec.Name,
+    Labels: spec.Labels ?? {},
+    ...(data === undefined ? {} : { Data: data }),
+    ...(spec.Templating ? { Templating: spec.Templating } : {}),
+  };
+}
+
+/** Without its data, which only the nodes that need it ever see. */
+export function renderSecret(secret: Secret): Json {
+  return { ...renderMeta(secret), Spec: renderDataSpec(secret.spec, undefined) };
+}
+
+export function renderConfig(config: Secret): Json {
+  return { ...renderMeta(config), Spec: renderDataSpec(config.spec, config.spec.Data ?? "") };
+}

@@ -1,0 +1,259 @@
+/** /services. Source: Docker Engine API, tag Service; moby daemon/cluster/services.go. */
+import { Hono } from "hono";
+import { z } from "zod";
+import { ClusterError } from "../../core/errors.ts";
+import { newId } from "../../core/ids.ts";
+import { isJob, modeOf, type Service, type ServiceSpec } from "../../core/objects/service.ts";
+import type { StoreAction } from "../../core/store/action.ts";
+import type { ClusterView } from "../../core/store/view.ts";
+import { readBody } from "./body.ts";
+import { type ApiContext, propose, registryAuth } from "./context.ts";
+import {
+  type Filters,
+  matchesExactly,
+  matchesLabels,
+  matchesPrefix,
+  parseFilters,
+} from "./filters.ts";
+import { isTruthy, parseVersion } from "./go-values.ts";
+import { findService } from "./lookup.ts";
+import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
+import { controlError } from "./problem.ts";
+import { renderService, serviceStatus } from "./render.ts";
+import { serviceSpecSchema } from "./spec-schema.ts";
+import { normaliseServiceSpec, resolveNetworks, validateServiceSpec } from "./validate.ts";
+import { randomName } from "./words.ts";
+
+const FILTERS = ["id", "label", "mode", "name", "runtime"] as const;
+
+export function serviceRoutes(context: ApiContext): Hono {
+  const { ports } = context;
+  const app = new Hono();
+
+  app.get("/", async (c) => {
+    const filters = parseFilters(c.req.query("filters"), FILTERS);
+    const withStatus = isTruthy(c.req.query("status"));
+    const insertDefaults = isTruthy(c.req.query("insertDefaults"));
+    const services = await ports.read((view) =>
+      view
+        .services()
+        .filter((service) => matches(service, filters))
+        .map((service) => ({
+          ...renderService(service, view, { insertDefaults }),
+          ...(withStatus
+            ? { ServiceStatus: serviceStatus(service, view.tasksByService(service.id)) }
+            : {}),
+        })),
+    );
+    return c.json(services);
+  });
+
+  app.post("/create", async (c) => {
+    const given = normaliseServiceSpec(await readBody(c, serviceSpecSchema));
+    const auth = registryAuth(c);
+    const resolved = await readSpec(context, given, (view, spec) => {
+      const name = spec.Name || freshName(view, context);
+      const named = withAuth({ ...spec, Name: name }, auth);
+      validateServiceSpec(view, named);
+      if (view.serviceByName(name)) {
+        throw controlError(
+          "name-conflict",
+          `name conflicts with an existing object: service ${name} already exists`,
+        );
+      }
+      return named;
+    });
+    const id = newId(ports.random);
+    const job = isJob(resolved)
+      ? { jobStatus: { iteration: 0, lastExecutionAtMs: ports.nowMs() } }
+      : {};
+    const object = { id, spec: resolved, ...job };
+    await propose(context, [{ type: "create", table: "service", object }]);
+    return c.json({ ID: id, Warnings: null }, 201);
+  });
+
+  app.get("/:id", async (c) => {
+    const insertDefaults = isTruthy(c.req.query("insertDefaults"));
+    const service = await ports.read((view) =>
+      renderService(findService(view, c.req.param("id")), view, { insertDefaults }),
+    );
+    return c.json(service);
+  });
+
+  app.post("/:id/update", async (c) => {
+    const version = parseVersion("service", c.req.query("version"));
+    const rollback = c.req.query("rollback") ?? "";
+    if (!["", "none", "previous"].includes(rollback)) {
+      throw new ClusterError("invalid-argument", `unrecognized rollback option ${rollback}`);
+    }
+    const ref = c.req.param("id");
+    if (rollback === "previous") {
+      const service = await ports.read((view) => findService(view, ref));
+      await propose(context, [rollbackAction(service, version, ports.nowMs())]);
+      return c.json({ Warnings: null });
+    }
+    const given = normaliseServiceSpec(await readBody(c, serviceSpecSchema));
+    const auth = registryAuth(c);
+    const authFrom = c.req.query("registryAuthFrom") || "spec";
+    const action = await readSpec(context, given, (view, spec) => {
+      const service = findService(view, ref);
+      refuseFixedChanges(service.spec, spec);
+      const kept = withAuth(spec, auth ?? keptAuth(service, authFrom));
+      validateServiceSpec(view, kept, service);
+      return updateAction(service, version, kept, ports.nowMs());
+    });
+    await propose(context, [action]);
+    return c.json({ Warnings: null });
+  });
+
+  app.delete("/:id", async (c) => {
+    const service = await ports.read((view) => findService(view, c.req.param("id")));
+    await propose(context, [{ type: "remove", table: "service", id: service.id }]);
+    return c.body(null, 200);
+  });
+  return app;
+}
+
+function matches(service: Service, filters: Filters): boolean {
+  return (
+    matchesPrefix(filters, "id", service.id) &&
+    matchesPrefix(filters, "name", service.spec.Name) &&
+    matchesLabels(filters, "label", service.spec.Labels) &&
+    matchesExactly(filters, "mode", modeOf(service.spec)) &&
+    matchesExactly(filters, "runtime", service.spec.TaskTemplate.Runtime || "container")
+  );
+}
+
+const NAME_TRIES_MAX = 20;
+
+function freshName(view: ClusterView, context: ApiContext): string {
+  for (let tries = 0; tries < NAME_TRIES_MAX; tries += 1) {
+    const name = randomName(context.ports.random);
+    if (!view.serviceByName(name)) return name;
+  }
+  return `service_${newId(context.ports.random)}`;
+}
+
+/**
+ * Runs `use` over a view with the spec's networks resolved in that view.
+ * @throws {ClusterError} not-found for a network nobody has; forbidden for one of this node only.
+ */
+async function readSpec<T>(
+  context: ApiContext,
+  given: ServiceSpec,
+  use: (view: ClusterView, spec: ServiceSpec) => T,
+): Promise<T> {
+  const result = await context.ports.read((view) => {
+    const { spec, unknown } = resolveNetworks(view, given);
+    return unknown === undefined ? { value: use(view, spec) } : { unknown };
+  });
+  if ("value" in result) return result.value;
+  throw await unknownNetworkError(context, result.unknown);
+}
+
+const localNetworkSchema = z.looseObject({
+  Name: z.string(),
+  Labels: z.record(z.string(), z.string()).nullish(),
+});
+
+async function unknownNetworkError(context: ApiContext, ref: string): Promise<ClusterError> {
+  const notFound = new ClusterError("not-found", `network ${ref} not found`);
+  const answer = await context.engine.request(`/networks/${encodeURIComponent(ref)}`);
+  if (answer.status !== 200) return notFound;
+  const network = localNetworkSchema.safeParse(await answer.json());
+  if (!network.success || network.data.Labels?.[NETWORK_ID_LABEL] !== undefined) return notFound;
+  return new ClusterError(
+    "forbidden",
+    `The network ${network.data.Name} cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.`,
+  );
+}
+
+function withAuth(spec: ServiceSpec, auth: string | undefined): ServiceSpec {
+  if (auth === undefined) return spec;
+  const template = spec.TaskTemplate;
+  const container = { ...template.ContainerSpec, PullOptions: { RegistryAuth: auth } };
+  return { ...spec, TaskTemplate: { ...template, ContainerSpec: container } };
+}
+
+/** The credentials that a client cannot send back, since it never sees them. */
+function keptAuth(service: Service, from: string): string | undefined {
+  const authOf = (spec: ServiceSpec) => spec.TaskTemplate.ContainerSpec.PullOptions?.RegistryAuth;
+  if (from === "spec") return authOf(service.spec);
+  if (from !== "previous-spec") {
+    throw new ClusterError("invalid-argument", `unsupported registryAuthFrom value: ${from}`);
+  }
+  if (!service.previousSpec) {
+    throw new ClusterError("invalid-argument", "service does not have a previous spec");
+  }
+  return authOf(service.previousSpec);
+}
+
+function refuseFixedChanges(current: ServiceSpec, wanted: ServiceSpec): void {
+  if (current.Name !== wanted.Name) {
+    throw controlError("not-implemented", "renaming services is not supported");
+  }
+  if (modeOf(current) !== modeOf(wanted)) {
+    throw controlError("not-implemented", "service mode change is not allowed");
+  }
+}
+
+/** Any update runs a job again, also one that changes nothing. */
+function nextRun(service: Service, nowMs: number): Pick<Service, "jobStatus"> {
+  if (!isJob(service.spec)) return {};
+  const iteration = (service.jobStatus?.iteration ?? 0) + 1;
+  return { jobStatus: { iteration, lastExecutionAtMs: nowMs } };
+}
+
+function updateAction(
+  service: Service,
+  version: number,
+  spec: ServiceSpec,
+  nowMs: number,
+): StoreAction {
+  return {
+    type: "update",
+    table: "service",
+    id: service.id,
+    ifVersion: version,
+    set: {
+      spec,
+      previousSpec: service.spec,
+      previousSpecVersion: service.specVersion,
+      ...nextRun(service, nowMs),
+    },
+    unset: ["updateStatus"],
+  };
+}
+
+/**
+ * A manual rollback swaps the two specs, so that a second one goes forward again. A job runs again
+ * with the spec before: nothing is rolled slot by slot, so there is no update status.
+ */
+function rollbackAction(service: Service, version: number, nowMs: number): StoreAction {
+  if (!service.previousSpec) {
+    throw controlError(
+      "failed-precondition",
+      `service ${service.id} does not have a previous spec`,
+    );
+  }
+  return {
+    type: "update",
+    table: "service",
+    id: service.id,
+    ifVersion: version,
+    set: {
+      spec: service.previousSpec,
+      previousSpec: service.spec,
+      previousSpecVersion: service.specVersion,
+      ...(isJob(service.spec)
+        ? nextRun(service, nowMs)
+        : {
+            updateStatus: {
+              state: "rollback_started",
+              startedAtMs: nowMs,
+              message: "manually requested rollback",
+            },
+          }),
+    },
+  };
+}

@@ -1,0 +1,225 @@
+/** /shoal/v1: what Docker's API has no word for. */
+import { Hono } from "hono";
+import { ClusterError } from "../../core/errors.ts";
+import type { NodeAvailability } from "../../core/objects/node.ts";
+import type { RaftStatus } from "../../core/protocol.ts";
+import type { ApiContext } from "./context.ts";
+
+export function shoalRoutes(context: ApiContext): Hono {
+  const { ports, engine } = context;
+  const app = new Hono();
+
+  app.get("/v1/status", async (c) => {
+    const node = ports.localNode();
+    const raft = node.isManager ? await orError(() => ports.clusterStatus()) : undefined;
+    const version = await orError(() => engine.version());
+    return c.json({
+      version: ports.version,
+      node,
+      raft: raft && "value" in raft ? raftBody(raft.value) : null,
+      raftError: raft && "error" in raft ? raft.error : null,
+      engine:
+        "value" in version
+          ? { version: version.value.Version, apiVersion: version.value.ApiVersion }
+          : { error: version.error },
+    });
+  });
+
+  app.get("/v1/backup", async (c) => {
+    const bytes = await ports.backup();
+    c.header("Content-Type", "application/octet-stream");
+    c.header("Cache-Control", "no-store");
+    return c.body(new Uint8Array(bytes));
+  });
+
+  app.post("/v1/restore", async (c) => {
+    if (ports.localNode().state !== "inactive") {
+      throw new ClusterError(
+        "unavailable",
+        'This node is already part of a swarm: a backup is restored on a node that is in none. Leave with "docker swarm leave --force" first',
+      );
+    }
+    const query = (name: string) => c.req.query(name) || undefined;
+    const [ListenAddr, AdvertiseAddr, DataPathAddr] = [
+      query("listen-addr"),
+      query("advertise-addr"),
+      query("data-path-addr"),
+    ];
+    const availability = query("availability") ?? "active";
+    if (!isAvailability(availability)) {
+      throw new ClusterError(
+        "invalid-argument",
+        `invalid availability "${availability}": active, pause and drain are possible`,
+      );
+    }
+    const result = await ports.restore({
+      backup: new Uint8Array(await c.req.arrayBuffer()),
+      ...(ListenAddr ? { ListenAddr } : {}),
+      ...(AdvertiseAddr ? { AdvertiseAddr } : {}),
+      ...(DataPathAddr ? { DataPathAddr } : {}),
+      Availability: availability,
+    });
+    return c.json(result);
+  });
+
+  app.get("/v1/metrics", async (c) => {
+    c.header("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+    return c.body(await ports.metrics());
+  });
+
+  app.get("/v1/openapi.json", (c) => c.json(OPENAPI));
+  return app;
+}
+
+function isAvailability(text: string): text is NodeAvailability {
+  return text === "active" || text === "pause" || text === "drain";
+}
+
+type OrError<T> = { value: T } | { error: { code: string; message: string } };
+
+async function orError<T>(run: () => Promise<T>): Promise<OrError<T>> {
+  try {
+    return { value: await run() };
+  } catch (error) {
+    if (!(error instanceof ClusterError)) throw error;
+    return { error: { code: error.code, message: error.message } };
+  }
+}
+
+function raftBody(status: RaftStatus) {
+  return {
+    term: status.term,
+    leaderId: status.leaderId ?? null,
+    isLeader: status.isLeader,
+    commitIndex: status.commitIndex,
+    appliedIndex: status.appliedIndex,
+    members: status.members,
+  };
+}
+
+const NULLABLE_OBJECT = { type: ["object", "null"] } as const;
+
+/** Kept by hand: it describes /shoal/v1 only; the rest is Docker's own document. */
+const OPENAPI = {
+  openapi: "3.1.0",
+  info: {
+    title: "shoal",
+    version: "1",
+    description: "Shoal's own calls. All other paths of this socket are the Docker Engine API.",
+  },
+  paths: {
+    "/shoal/v1/status": {
+      get: {
+        operationId: "getStatus",
+        summary: "This node, the raft group as its leader sees it, and the versions",
+        responses: {
+          "200": {
+            description:
+              "The status. Parts that cannot be had are null, with an error beside them.",
+            content: { "application/json": { schema: { $ref: "#/components/schemas/Status" } } },
+          },
+        },
+      },
+    },
+    "/shoal/v1/metrics": {
+      get: {
+        operationId: "getMetrics",
+        summary: "This node's metrics as Prometheus text",
+        responses: {
+          "200": { description: "The metrics.", content: { "text/plain": {} } },
+        },
+      },
+    },
+    "/shoal/v1/backup": {
+      get: {
+        operationId: "getBackup",
+        summary:
+          "Everything of the cluster in one file, with the CA's key and all secrets in clear; managers only",
+        responses: {
+          "200": {
+            description:
+              "The file, for restore. With the header Shoal-Stale it was made without a leader and may lack the newest changes.",
+            content: { "application/octet-stream": {} },
+          },
+        },
+      },
+    },
+    "/shoal/v1/restore": {
+      post: {
+        operationId: "restore",
+        summary: "Makes this node, which is in no cluster, the only manager of a backup's cluster",
+        parameters: ["listen-addr", "advertise-addr", "data-path-addr", "availability"].map(
+          (name) => ({ name, in: "query", required: false, schema: { type: "string" } }),
+        ),
+        requestBody: { required: true, content: { "application/octet-stream": {} } },
+        responses: {
+          "200": { description: "Done: node and cluster id, and how much was restored" },
+          "400": { description: "Not a backup, damaged, encrypted, or of a newer format" },
+          "503": { description: "This node is in a cluster" },
+        },
+      },
+    },
+    "/shoal/v1/openapi.json": {
+      get: {
+        operationId: "getOpenapi",
+        summary: "This document",
+        responses: { "200": { description: "An OpenAPI 3.1 document" } },
+      },
+    },
+  },
+  components: {
+    schemas: {
+      Status: {
+        type: "object",
+        required: ["version", "node", "raft", "raftError", "engine"],
+        properties: {
+          version: { type: "string", description: "Version of shoal" },
+          node: {
+            type: "object",
+            required: ["state", "isManager", "managers"],
+            properties: {
+              state: { enum: ["inactive", "pending", "active", "error", "locked"] },
+              error: { type: "string" },
+              nodeId: { type: "string" },
+              clusterId: { type: "string" },
+              nodeAddr: { type: "string" },
+              isManager: { type: "boolean" },
+              leaderLostMs: {
+                type: "integer",
+                description: "No leader has been known for so long; reads are stale meanwhile",
+              },
+              disk: {
+                type: "object",
+                properties: {
+                  state: { enum: ["ok", "low", "critical"] },
+                  freeBytes: { type: "integer" },
+                },
+              },
+              managers: {
+                type: "array",
+                items: {
+                  type: "object",
+                  properties: { nodeId: { type: "string" }, addr: { type: "string" } },
+                },
+              },
+            },
+          },
+          raft: {
+            ...NULLABLE_OBJECT,
+            description: "Null on workers and when it cannot be read",
+            properties: {
+              term: { type: "integer" },
+              leaderId: { type: ["string", "null"] },
+              isLeader: { type: "boolean" },
+              commitIndex: { type: "integer" },
+              appliedIndex: { type: "integer" },
+              members: { type: "array", items: { type: "object" } },
+            },
+          },
+          raftError: NULLABLE_OBJECT,
+          engine: { type: "object", description: "Versions of the local engine, or the error" },
+        },
+      },
+    },
+  },
+} as const;

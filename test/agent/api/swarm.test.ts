@@ -1,0 +1,152 @@
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { defaultClusterSpec } from "../../../core/objects/cluster.ts";
+import golden from "./golden/swarm.json" with { type: "json" };
+import { CA_PEM, CLUSTER_ID } from "./fake-ports.ts";
+import { type ApiLab, at, createLab, field, keyPaths } from "./lab.ts";
+
+let lab: ApiLab;
+beforeEach(() => {
+  lab = createLab();
+});
+afterEach(() => lab.engine.stop());
+
+const inactive = () => {
+  lab.ports.local = { state: "inactive", isManager: false, managers: [] };
+};
+const cluster = () => {
+  const found = lab.ports.rows.cluster();
+  if (!found) throw new Error("no cluster");
+  return found;
+};
+const updatePath = (query = "") => `/swarm/update?version=${cluster().version}${query}`;
+
+describe("GET /swarm", () => {
+  test("has the keys of stock's answer, the tokens, and no key", async () => {
+    const { body, text } = await lab.call("GET", "/swarm");
+    expect([...keyPaths(body)].sort()).toEqual([...keyPaths(golden)].sort());
+    expect(at(body, "JoinTokens")).toEqual({
+      Worker: "SWMTKN-1-digest-worker",
+      Manager: "SWMTKN-1-digest-manager",
+    });
+    expect(at(body, "TLSInfo", "CertIssuerPublicKey")).toBe(golden.TLSInfo.CertIssuerPublicKey);
+    expect(at(body, "TLSInfo", "CertIssuerSubject")).toBe(golden.TLSInfo.CertIssuerSubject);
+    expect(field(body, "TLSInfo", "TrustRoot")).toBe(CA_PEM);
+    expect(text).not.toContain("the CA's key");
+  });
+});
+
+describe("POST /swarm/init", () => {
+  test("gives the request on and answers with the node id", async () => {
+    inactive();
+    const request = {
+      ListenAddr: "0.0.0.0:2377",
+      AdvertiseAddr: "10.1.1.1",
+      Availability: "drain",
+    };
+    const answer = await lab.call("POST", "/swarm/init", { ...request, DefaultAddrPool: null });
+    expect([answer.status, answer.body]).toEqual([200, "node1aaaaaaaaaaaaaaaaaaaa"]);
+    expect(lab.ports.calls.init).toEqual([{ ...request, Availability: "drain" }]);
+  });
+
+  test("is refused in a swarm, but for --force-new-cluster", async () => {
+    const refused = await lab.call("POST", "/swarm/init", {});
+    expect(refused.status).toBe(503);
+    expect(refused.text).toContain("This node is already part of a swarm.");
+    expect((await lab.call("POST", "/swarm/init", { ForceNewCluster: true })).status).toBe(200);
+  });
+
+  test.each([
+    [{ Spec: { Name: "other" } }, 400, 'swarm spec must be named "default"'],
+    [{ DataPathPort: 80 }, 400, "Datapath port number is not in valid range (1024-49151) : 80"],
+    [{ Availability: "away" }, 400, "invalid value for Availability: "],
+    [{ AutoLockManagers: true }, 501, "autolock is not supported yet"],
+    [
+      { Spec: { CAConfig: { ExternalCAs: [{ URL: "x" }] } } },
+      501,
+      "external CAs are not supported",
+    ],
+  ])("refuses %j", async (body, status, message) => {
+    inactive();
+    const answer = await lab.call("POST", "/swarm/init", body);
+    expect(answer.status).toBe(status);
+    expect(field(answer.body, "message")).toContain(message);
+    expect(lab.ports.calls.init).toEqual([]);
+  });
+});
+
+describe("POST /swarm/join and /swarm/leave", () => {
+  test("give the request on", async () => {
+    inactive();
+    const request = { RemoteAddrs: ["10.0.0.1:2377"], JoinToken: "SWMTKN-1-a-b" };
+    const joined = await lab.call("POST", "/swarm/join", request);
+    expect([joined.status, joined.text]).toEqual([200, ""]);
+    expect(lab.ports.calls.join).toEqual([request]);
+    await lab.call("POST", "/swarm/leave?force=1");
+    await lab.call("POST", "/swarm/leave?force=false");
+    expect(lab.ports.calls.leave).toEqual([{ force: true }, { force: false }]);
+  });
+
+  test("refuse a second cluster, and no address", async () => {
+    const second = await lab.call("POST", "/swarm/join", { RemoteAddrs: ["x"], JoinToken: "t" });
+    expect(second.status).toBe(503);
+    inactive();
+    const none = await lab.call("POST", "/swarm/join", { JoinToken: "t" });
+    expect([none.status, none.body]).toEqual([
+      400,
+      { message: "at least 1 RemoteAddr is required to join" },
+    ]);
+  });
+});
+
+describe("POST /swarm/update", () => {
+  const spec = (set: Record<string, unknown> = {}) => ({ ...defaultClusterSpec(), ...set });
+
+  test("replaces the spec and rotates the tokens that were asked for", async () => {
+    const wish = spec({ Orchestration: { TaskHistoryRetentionLimit: 3 } });
+    const answer = await lab.call("POST", updatePath("&rotateWorkerToken=true"), wish);
+    expect([answer.status, answer.text]).toEqual([200, ""]);
+    expect(cluster().spec.Orchestration.TaskHistoryRetentionLimit).toBe(3);
+    expect(cluster().joinTokens.worker).toMatch(/^SWMTKN-1-[0-9a-z]{50}-[0-9a-z]{25}$/);
+    expect(cluster().joinTokens.manager).toBe("SWMTKN-1-digest-manager");
+    expect(cluster().rootCa.keyPem).toBe("the CA's key");
+  });
+
+  test("refuses a stale version as stock does", async () => {
+    const answer = await lab.call("POST", "/swarm/update?version=1", spec());
+    expect([answer.status, answer.body]).toEqual([
+      500,
+      { message: "rpc error: code = Unknown desc = update out of sequence" },
+    ]);
+  });
+
+  test.each([
+    ["version=x", {}, 400, "invalid swarm version 'x': strconv.ParseUint: parsing \"x\""],
+    ["rotateWorkerToken=perhaps", {}, 400, "invalid value for rotateWorkerToken: perhaps"],
+    ["", { Name: "" }, 400, 'swarm spec must be named "default"'],
+    ["", { CAConfig: { NodeCertExpiry: 1 } }, 400, "minimum certificate expiry time is: 1h0m0s"],
+    ["", { EncryptionConfig: { AutoLockManagers: true } }, 501, "autolock is not supported yet"],
+    [
+      "",
+      { CAConfig: { NodeCertExpiry: 7_776_000_000_000_000, ForceRotate: 1 } },
+      501,
+      "rotating the root CA is not supported yet",
+    ],
+  ])("with %s and %j is refused", async (query, set, status, message) => {
+    const path = query.startsWith("version") ? `/swarm/update?${query}` : updatePath(`&${query}`);
+    const answer = await lab.call("POST", path, spec(set));
+    expect(answer.status).toBe(status);
+    expect(field(answer.body, "message")).toContain(message);
+    expect(cluster().id).toBe(CLUSTER_ID);
+    expect(lab.ports.proposed).toEqual([]);
+  });
+});
+
+describe("locks", () => {
+  test("there is no key, and nothing to unlock", async () => {
+    expect((await lab.call("GET", "/swarm/unlockkey")).body).toEqual({ UnlockKey: "" });
+    const unlock = await lab.call("POST", "/swarm/unlock", { UnlockKey: "x" });
+    expect([unlock.status, unlock.body]).toEqual([409, { message: "swarm is not locked" }]);
+    inactive();
+    expect((await lab.call("POST", "/swarm/unlock", { UnlockKey: "x" })).status).toBe(503);
+  });
+});
