@@ -1,7 +1,7 @@
 /** The main thread's side of the typed thread protocol; see core/worker-server.ts. */
 import { type MessagePort, type Worker } from "node:worker_threads";
 import { ClusterError, fromErrorBody } from "../core/errors.ts";
-import type { AnswerEnvelope } from "../core/worker-server.ts";
+import type { AnswerEnvelope, OneOrMore, RequestEnvelope } from "../core/worker-server.ts";
 
 export type WorkerClient<I, A, O> = {
   /** @throws {ClusterError} the worker's error; unavailable when it ended first; deadline. */
@@ -28,7 +28,20 @@ export function workerClient<I, A, O>(worker: Worker, name: string): WorkerClien
   let hasEnded = false;
   let lastError: Error | undefined;
 
-  worker.on("message", (message: AnswerEnvelope<A, O>) => {
+  let outgoing: RequestEnvelope<I>[] = [];
+  const flush = () => {
+    const batch = outgoing;
+    outgoing = [];
+    if (batch.length === 0 || hasEnded) return;
+    worker.postMessage(batch.length === 1 ? batch[0] : batch);
+  };
+  /** What is asked in one turn goes in one message. */
+  const post = (envelope: RequestEnvelope<I>) => {
+    outgoing.push(envelope);
+    if (outgoing.length === 1) queueMicrotask(flush);
+  };
+
+  const receive = (message: AnswerEnvelope<A, O>) => {
     if ("output" in message) {
       for (const handler of outputHandlers) handler(message.output);
       return;
@@ -39,6 +52,10 @@ export function workerClient<I, A, O>(worker: Worker, name: string): WorkerClien
     clearTimeout(waiter.timer);
     if ("error" in message) waiter.reject(fromErrorBody(message.error));
     else waiter.resolve(message.answer);
+  };
+  worker.on("message", (message: OneOrMore<AnswerEnvelope<A, O>>) => {
+    if (Array.isArray(message)) for (const one of message) receive(one);
+    else receive(message);
   });
   worker.on("error", (error: Error) => {
     lastError = error;
@@ -82,11 +99,13 @@ export function workerClient<I, A, O>(worker: Worker, name: string): WorkerClien
           }, options.timeoutMs);
         }
         pending.set(id, waiter);
-        if (options.port) worker.postMessage({ id, input, port: options.port }, [options.port]);
-        else worker.postMessage({ id, input });
+        if (options.port) {
+          flush();
+          worker.postMessage({ id, input, port: options.port }, [options.port]);
+        } else post({ id, input });
       }),
     notify: (input) => {
-      if (!hasEnded) worker.postMessage({ input });
+      if (!hasEnded) post({ input });
     },
     onOutput: (handler) => void outputHandlers.push(handler),
     onExit: (handler) => void exitHandlers.push(handler),
@@ -94,7 +113,7 @@ export function workerClient<I, A, O>(worker: Worker, name: string): WorkerClien
       if (hasEnded) return;
       wasAsked = true;
       const ended = new Promise<void>((resolve) => worker.once("exit", () => resolve()));
-      worker.postMessage({ input });
+      post({ input });
       const timer = setTimeout(() => void worker.terminate(), STOP_TIMEOUT_MS);
       await ended;
       clearTimeout(timer);

@@ -1,0 +1,61 @@
+/** The client verbs of the binary: status, backup, restore. What they do is beside them, loaded when used. */
+import type { Command } from "commander";
+import { DEFAULT_SOCKET, orExit } from "./socket.ts";
+
+/** Adds them to the program. */
+export function addClientCommands(program: Command): void {
+  program
+    .command("status")
+    .description("this node and its cluster, as JSON")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action((flags: { socket: string }) =>
+      orExit(async () => {
+        const { printStatus } = await import("./status.ts");
+        await printStatus(flags.socket);
+      }),
+    );
+
+  program
+    .command("backup")
+    .description("write the whole cluster into one file; run it on a manager")
+    .option(
+      "--output <file>",
+      "where to; - is standard output (default: named by cluster and time)",
+    )
+    .option("--passphrase-file <file>", "encrypt it; the first line of the file is the passphrase")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action((flags: { output?: string; passphraseFile?: string; socket: string }) =>
+      orExit(async () => {
+        const { runBackup } = await import("./backup.ts");
+        await runBackup(flags);
+      }),
+    );
+
+  program
+    .command("restore")
+    .description("make this node, which is in no cluster, the only manager of a backup's cluster")
+    .argument("<file>", "what shoal backup wrote; - is standard input")
+    .option("--passphrase-file <file>", "of an encrypted backup")
+    .option("--advertise-addr <address>", "as of docker swarm init")
+    .option("--listen-addr <address>", "as of docker swarm init")
+    .option("--data-path-addr <address>", "as of docker swarm init")
+    .option("--availability <kind>", "active, pause, drain", "active")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action(
+      (
+        file: string,
+        flags: {
+          passphraseFile?: string;
+          advertiseAddr?: string;
+          listenAddr?: string;
+          dataPathAddr?: string;
+          availability: string;
+          socket: string;
+        },
+      ) =>
+        orExit(async () => {
+          const { runRestore } = await import("./restore.ts");
+          await runRestore(file, flags);
+        }),
+    );
+}

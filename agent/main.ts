@@ -1,0 +1,39 @@
+/** The binary's entry: `shoal agent` runs the node, the other verbs are thin clients of its socket. */
+import { Command, Option } from "commander";
+import { addClientCommands } from "./cli/commands.ts";
+import { DEFAULT_SOCKET } from "./cli/socket.ts";
+import { VERSION } from "./version.ts";
+
+const program = new Command("shoal")
+  .description("Docker hosts as one cluster: a manager or worker beside a stock Docker Engine")
+  .version(`${VERSION.version} (${VERSION.commit})`);
+
+program
+  .command("agent")
+  .description("run this host's node")
+  .option("--data-dir <dir>", "state of this node", "/var/lib/shoal")
+  .option("--socket <path>", "where the docker CLI talks to shoal", DEFAULT_SOCKET)
+  .option("--engine <path>", "socket of the local Docker Engine", "/run/docker.sock")
+  .option("--log-level <level>", "debug, info, warn, error", "info")
+  .addOption(
+    new Option(
+      "--advertise-addr <address>",
+      "this host's address, when it has changed since it joined",
+    ).env("SHOAL_ADVERTISE_ADDR"),
+  )
+  .action(
+    async (flags: {
+      dataDir: string;
+      socket: string;
+      engine: string;
+      logLevel: string;
+      advertiseAddr?: string;
+    }) => {
+      const { runAgent } = await import("./agent.ts");
+      await runAgent(flags);
+    },
+  );
+
+addClientCommands(program);
+
+await program.parseAsync();

@@ -1,0 +1,370 @@
+/**
+ * What other nodes may ask of a manager by RPC. The transport has checked the certificate's role;
+ * here is checked that the caller still is a node of the cluster.
+ */
+import { chooseMeshAddress, chooseNodeIndex } from "../core/allocator/node-index.ts";
+import { assert } from "../core/assert.ts";
+import { ClusterError } from "../core/errors.ts";
+import { newId, type NodeId } from "../core/ids.ts";
+import type { Cluster } from "../core/objects/cluster.ts";
+import type { NodeRole } from "../core/objects/node.ts";
+import type { StateOutput } from "../core/protocol.ts";
+import type { Random } from "../core/random.ts";
+import { issueCertificate } from "../net/pki/issue.ts";
+import { parseJoinToken, tokenSecretsEqual } from "../net/pki/join-token.ts";
+import type { ManagerAddress, RpcMethods } from "../net/rpc/methods.ts";
+import type { RpcConnection } from "../net/rpc/peer.ts";
+import type { RpcHandlers } from "../net/rpc/server.ts";
+import type { Logger } from "./logger.ts";
+import type { Manager } from "./manager.ts";
+
+/** Two joins may choose the same index or mesh address; apply refuses the second, which tries again. */
+const JOIN_ATTEMPTS_MAX = 10;
+/** A learner that has not caught up by then is told so; it stays a learner and asks again. */
+const RAFT_JOIN_TIMEOUT_MS = 20_000;
+const PROMOTE_RETRY_MS = 100;
+
+export type ManagerRpc = {
+  handlers: RpcHandlers;
+  onRaftNote(connection: RpcConnection, data: Uint8Array): void;
+  /** Routes the state worker's session outputs to their connections. */
+  onStateOutput(output: StateOutput): void;
+  /** The connection of the node's session, while this manager holds it. */
+  sessionOf(nodeId: NodeId): RpcConnection | undefined;
+  /** @throws {ClusterError} forbidden for a caller that is no manager of the cluster any more. */
+  admitManager(connection: RpcConnection): void;
+};
+
+export function managerRpc(options: {
+  manager: Manager;
+  nodeId: NodeId;
+  log: Logger;
+  random: Random;
+}): ManagerRpc {
+  const { manager, log } = options;
+  /** Sessions held here, on the leader. Bounded by the connection limit of the server. */
+  const sessions = new Map<string, { nodeId: NodeId; connection: RpcConnection }>();
+
+  const managers = (): ManagerAddress[] =>
+    manager
+      .status()
+      .members.filter((m) => !m.isLearner)
+      .map(({ nodeId, addr }) => ({ nodeId, addr }));
+
+  const notLeader = () => {
+    const { leaderId, members } = manager.status();
+    const leader = members.find((m) => m.nodeId === leaderId && m.nodeId !== options.nodeId);
+    return new ClusterError("not-leader", "This manager does not lead", {
+      details: leader ? { leader: { nodeId: leader.nodeId, addr: leader.addr } } : {},
+      retry: "later",
+    });
+  };
+  const mustLead = () => {
+    if (!manager.status().isLeader) throw notLeader();
+  };
+  const callerId = (connection: RpcConnection): NodeId => {
+    const { nodeId } = connection.peer;
+    assert(nodeId !== undefined, "the server lets only certified peers call this method");
+    return nodeId;
+  };
+  const memberCaller = (connection: RpcConnection) => {
+    const nodeId = callerId(connection);
+    const node = manager.readLocal((view) => view.node(nodeId));
+    if (!node) {
+      throw new ClusterError(
+        "forbidden",
+        `Node ${nodeId} is not part of this cluster any more: it was removed; leave with "docker swarm leave --force" and join again`,
+      );
+    }
+    return node;
+  };
+  const mustHaveCluster = (cluster: Cluster | undefined): Cluster => {
+    if (!cluster)
+      throw new ClusterError("unavailable", "This manager is being prepared", { retry: "later" });
+    return cluster;
+  };
+
+  const roleOfToken = (cluster: Cluster, token: string): NodeRole => {
+    const { secret } = parseJoinToken(token);
+    if (tokenSecretsEqual(secret, parseJoinToken(cluster.joinTokens.manager).secret))
+      return "manager";
+    if (tokenSecretsEqual(secret, parseJoinToken(cluster.joinTokens.worker).secret))
+      return "worker";
+    throw new ClusterError(
+      "invalid-argument",
+      "A valid join token is necessary to join this cluster",
+    );
+  };
+
+  const issue = async (
+    params: RpcMethods["issue-certificate"]["params"],
+    connection: RpcConnection,
+  ) => {
+    for (let attempt = 1; ; attempt++) {
+      const { cluster, index, meshAddress } = await manager.read((view) => ({
+        cluster: mustHaveCluster(view.cluster()),
+        index: chooseNodeIndex(view),
+        meshAddress: chooseMeshAddress(view),
+      }));
+      const role = roleOfToken(cluster, params.token);
+      const nodeId = newId(options.random);
+      const certificatePem = await issueCertificate({
+        ca: cluster.rootCa,
+        csrPem: params.csrPem,
+        nodeId,
+        role,
+        clusterId: cluster.id,
+        lifetimeMs: cluster.spec.CAConfig.NodeCertExpiry / 1e6,
+        nowMs: Date.now(),
+      });
+      const dataPathAddr = params.dataPathAddr || connection.peer.address;
+      try {
+        await manager.propose([
+          {
+            type: "create",
+            table: "node",
+            object: {
+              id: nodeId,
+              spec: { Labels: {}, Role: role, Availability: params.availability },
+              status: { state: "unknown", message: "", addr: connection.peer.address },
+              role,
+              index,
+              meshAddress,
+              dataPathAddr,
+            },
+          },
+        ]);
+      } catch (error) {
+        const isRace =
+          error instanceof ClusterError &&
+          ["name-conflict", "in-use", "failed-precondition"].includes(error.code);
+        if (!isRace || attempt >= JOIN_ATTEMPTS_MAX) throw error;
+        continue;
+      }
+      log.info(
+        { joined: nodeId, role, hostname: params.hostname, address: connection.peer.address },
+        "Node joined",
+      );
+      return {
+        nodeId,
+        clusterId: cluster.id,
+        role,
+        certificatePem,
+        caCertificatePem: cluster.rootCa.certificatePem,
+        managers: managers(),
+      };
+    }
+  };
+
+  const raftJoin = async (nodeId: NodeId, addr: string) => {
+    mustLead();
+    const isMember = () => manager.status().members.find((m) => m.nodeId === nodeId);
+    const deadlineMs = Date.now() + RAFT_JOIN_TIMEOUT_MS;
+    const attempt = async (run: () => Promise<void>) => {
+      // One membership change at a time: another one under way, or a learner still catching up.
+      for (;;) {
+        try {
+          await run();
+          return;
+        } catch (error) {
+          const canWait =
+            error instanceof ClusterError &&
+            ["failed-precondition", "busy", "proposal-dropped"].includes(error.code);
+          if (!canWait || Date.now() >= deadlineMs) throw error;
+          mustLead();
+          await Bun.sleep(PROMOTE_RETRY_MS);
+        }
+      }
+    };
+    const found = isMember();
+    if (!found)
+      await attempt(() => manager.changeMembership({ type: "add-learner", nodeId, addr }));
+    else if (found.addr !== addr)
+      await attempt(() => manager.changeMembership({ type: "set-addr", nodeId, addr }));
+    await attempt(async () => {
+      if (isMember()?.isLearner === false) return;
+      await manager.changeMembership({ type: "promote", nodeId });
+    });
+    await manager.propose([
+      { type: "update", table: "node", id: nodeId, set: { managerAddr: addr } },
+    ]);
+    return { members: manager.status().members };
+  };
+
+  /** Takes a manager out of raft when the rest keeps a majority; a leader hands over first. */
+  const removeFromRaft = async (nodeId: NodeId, force: boolean) => {
+    const status = await manager.freshStatus();
+    if (!status.members.some((m) => m.nodeId === nodeId)) return;
+    const rest = status.members.filter((m) => !m.isLearner && m.nodeId !== nodeId);
+    if (rest.length === 0) {
+      throw new ClusterError(
+        "failed-precondition",
+        "attempting to demote the last manager of the swarm",
+      );
+    }
+    const reachable = rest.filter((m) => m.nodeId === options.nodeId || m.isReachable).length;
+    if (reachable < Math.floor(rest.length / 2) + 1 && !force) {
+      throw new ClusterError(
+        "failed-precondition",
+        "can't remove member from the raft: this would result in a loss of quorum",
+      );
+    }
+    await manager.changeMembership({ type: "remove", nodeId });
+  };
+
+  const handlers: RpcHandlers = {
+    "issue-certificate": (params, connection) => issue(params, connection),
+    "renew-certificate": async (params, connection) => {
+      memberCaller(connection);
+      // The newest: the caller was just told that its role has changed, and asks whom it likes.
+      const { cluster, caller } = await manager.read((view) => ({
+        cluster: mustHaveCluster(view.cluster()),
+        caller: view.node(callerId(connection)),
+      }));
+      if (!caller) throw new ClusterError("forbidden", "This node was removed from the cluster");
+      const certificatePem = await issueCertificate({
+        ca: cluster.rootCa,
+        csrPem: params.csrPem,
+        nodeId: caller.id,
+        role: caller.role,
+        clusterId: cluster.id,
+        lifetimeMs: cluster.spec.CAConfig.NodeCertExpiry / 1e6,
+        nowMs: Date.now(),
+      });
+      return { role: caller.role, certificatePem, caCertificatePem: cluster.rootCa.certificatePem };
+    },
+    "session-open": async (params, connection) => {
+      mustLead();
+      const caller = memberCaller(connection);
+      const sessionId = Buffer.from(options.random.bytes(16)).toString("hex");
+      for (const [id, held] of sessions) {
+        if (held.nodeId === caller.id) sessions.delete(id);
+      }
+      // Registered first: the complete set follows the answer closely.
+      sessions.set(sessionId, { nodeId: caller.id, connection });
+      connection.onClose(() => {
+        if (sessions.delete(sessionId)) manager.state.notify({ type: "session-close", sessionId });
+      });
+      const answer = await manager.state.request({
+        type: "session-open",
+        nodeId: caller.id,
+        sessionId,
+        description: params.description,
+        addr: connection.peer.address,
+        dataPathAddr: params.dataPathAddr,
+        nowMs: Date.now(),
+      });
+      assert(answer.type === "session", "session-open is answered by session");
+      return { sessionId, heartbeatPeriodMs: answer.heartbeatPeriodMs, managers: managers() };
+    },
+    heartbeat: async (params, connection) => {
+      mustLead();
+      const nodeId = callerId(connection);
+      if (sessions.get(params.sessionId)?.nodeId !== nodeId) {
+        throw new ClusterError(
+          "not-found",
+          `Session ${params.sessionId} is not held here: open a new one`,
+        );
+      }
+      manager.state.notify({
+        type: "heartbeat",
+        nodeId,
+        sessionId: params.sessionId,
+        nowMs: Date.now(),
+      });
+      return { managers: managers() };
+    },
+    "report-status": async (params, connection) => {
+      mustLead();
+      const nodeId = callerId(connection);
+      if (sessions.get(params.sessionId)?.nodeId !== nodeId) {
+        throw new ClusterError(
+          "not-found",
+          `Session ${params.sessionId} is not held here: open a new one`,
+        );
+      }
+      await manager.state.request(
+        { type: "report-status", nodeId, sessionId: params.sessionId, statuses: params.statuses },
+        { timeoutMs: 10_000 },
+      );
+      return {};
+    },
+    "node-leave": async (params, connection) => {
+      mustLead();
+      const caller = memberCaller(connection);
+      if (caller.id === options.nodeId) {
+        // The caller hands over and asks the next leader.
+        await manager.transferLeadership();
+        throw notLeader();
+      }
+      await removeFromRaft(caller.id, params.force);
+      await manager.propose([
+        {
+          type: "update",
+          table: "node",
+          id: caller.id,
+          set: {
+            role: "worker",
+            spec: { ...caller.spec, Role: "worker" },
+            status: { ...caller.status, state: "down", message: "node left the swarm" },
+          },
+          unset: ["managerAddr"],
+        },
+      ]);
+      return {};
+    },
+    propose: async (params, connection) => {
+      // A demoted manager's certificate still says manager until it is renewed.
+      if (memberCaller(connection).role !== "manager") {
+        throw new ClusterError("forbidden", "Only managers propose: this node is a worker");
+      }
+      if (!manager.status().isLeader) throw notLeader();
+      return { index: await manager.proposeAsLeader(params.data) };
+    },
+    "raft-join": async (params, connection) => {
+      const caller = memberCaller(connection);
+      if (caller.role !== "manager" || caller.spec.Role !== "manager") {
+        throw new ClusterError("forbidden", `Node ${caller.id} is not a manager: promote it first`);
+      }
+      return raftJoin(caller.id, params.addr);
+    },
+    "raft-leave": async (_params, connection) => {
+      mustLead();
+      const caller = memberCaller(connection);
+      await removeFromRaft(caller.id, false);
+      log.warn({ member: caller.id }, "Member taken out of raft: it has lost its log");
+      return {};
+    },
+    "cluster-status": async (_params, connection) => {
+      memberCaller(connection);
+      mustLead();
+      return { status: await manager.freshStatus() };
+    },
+  };
+
+  return {
+    handlers,
+    onRaftNote: (connection, data) =>
+      manager.receiveRaft(callerId(connection), data, connection.peer.address),
+    sessionOf: (nodeId) =>
+      [...sessions.values()].find((held) => held.nodeId === nodeId)?.connection,
+    admitManager: (connection) => {
+      const { id, role } = memberCaller(connection);
+      if (role !== "manager") throw new ClusterError("forbidden", `Node ${id} is not a manager`);
+    },
+    onStateOutput: (output) => {
+      if (output.type === "assignments") {
+        const held = sessions.get(output.sessionId);
+        if (!held) return;
+        const { sessionId, message } = output;
+        // A dropped increment would show as a gap only with the next one, which may never come.
+        if (!held.connection.note("assignments", { sessionId, message })) held.connection.close();
+      } else if (output.type === "session-end") {
+        const held = sessions.get(output.sessionId);
+        if (!held) return;
+        sessions.delete(output.sessionId);
+        held.connection.note("session-end", { sessionId: output.sessionId, reason: output.reason });
+      }
+    },
+  };
+}

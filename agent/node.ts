@@ -1,0 +1,1305 @@
+/**
+ * This node's life in a cluster: init, join, restart, promotion, demotion, leave. Owns the parts
+ * (workers, RPC server, session) and gives the HTTP faces their ports. All life steps run one at a
+ * time; node.json is the commit point (identity.ts).
+ *
+ * 1. Nothing half made: a step that fails before its commit point undoes what it made.
+ * 2. The local parts (reconciler, mesh) run from their own journals from the first moment, whether
+ *    or not a manager can be reached.
+ * 3. What the node is follows what the managers say of it (`settings.role`), never a local wish.
+ */
+import { mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { renewAtMs } from "../core/ca/rotation.ts";
+import { assert } from "../core/assert.ts";
+import type { AssignmentsMessage } from "../core/dispatcher/assignment.ts";
+import { ClusterError } from "../core/errors.ts";
+import type { NodeRole } from "../core/objects/node.ts";
+import type { RaftStatus } from "../core/protocol.ts";
+import type { Random } from "../core/random.ts";
+import type { MeshAnswer, MeshInput, MeshOutput } from "../net/mesh/protocol.ts";
+import { createKeyAndCsr } from "../net/pki/issue.ts";
+import { readCertificate, tlsInfo } from "../net/pki/read.ts";
+import { loadPki, removePki, savePki } from "../net/pki/store.ts";
+import { connectRpc, fetchRootCa } from "../net/rpc/client.ts";
+import type { ManagerAddress, RpcMethod, RpcMethods } from "../net/rpc/methods.ts";
+import type { TlsIdentity } from "../net/rpc/peer.ts";
+import { createPool, type RpcPool } from "../net/rpc/pool.ts";
+import { type RpcServer, startRpcServer } from "../net/rpc/server.ts";
+import { chooseAddresses, formatHostPort, parseHostPort, DEFAULT_RPC_PORT } from "./address.ts";
+import type {
+  ApiPorts,
+  InitRequest,
+  JoinRequest,
+  LocalNode,
+  RestoreRequest,
+  RestoreResult,
+} from "./api/ports.ts";
+import { currentReadMark } from "./api/stale.ts";
+import { decodeBackup, encodeBackup } from "./backup.ts";
+import { createClusterEvents } from "./api/cluster-events.ts";
+import { foundCluster } from "./found-cluster.ts";
+import { watchDiskSpace, type DiskWatch } from "./disk-space.ts";
+import { loadIdentity, type NodeIdentity, removeIdentity, saveIdentity } from "./identity.ts";
+import type { Logger } from "./logger.ts";
+import { renderMetrics } from "./metrics.ts";
+import type { LogPorts } from "./logs/collect.ts";
+import { createLogRelay, type LogRelay, openLogLink } from "./logs/relay.ts";
+import { createLogSource } from "./logs/source.ts";
+import { serveOver } from "./logs/stream.ts";
+import { type Manager, removeManagerState, startManager } from "./manager.ts";
+import { type ManagerRpc, managerRpc } from "./manager-handlers.ts";
+import type { ReconcilerAnswer, ReconcilerInput, ReconcilerOutput } from "./reconciler/protocol.ts";
+import { restoreCluster, writeRestoredLog } from "./restore.ts";
+import { clearForRebuild, isLogDamaged, isRebuildPending, putLogAside } from "./rebuild.ts";
+import { startRoleManager } from "./role-manager.ts";
+import { type Session, startSession } from "./session.ts";
+import { spawnWorker } from "./spawn-workers.ts";
+import { type WorkerClient, workerClient } from "./worker-client.ts";
+
+/** As stock Swarm: after this the join goes on in the background. */
+const JOIN_TIMEOUT_MS = 20_000;
+const LEADER_TIMEOUT_MS = 10_000;
+const RPC_TIMEOUT_MS = 5_000;
+/** Short: the next manager may be the one that lives. */
+const SESSION_CONNECT_TIMEOUT_MS = 2_000;
+const RAFT_JOIN_TIMEOUT_MS = 25_000;
+/** Telling a new address: nothing to catch up with, and this node may be the leader itself by then. */
+const SET_ADDRESS_TIMEOUT_MS = 3_000;
+const RETRY_MS = 500;
+/** A manager that the others have taken out asks to be let in again within so long. */
+const RAFT_CHECK_MS = 5_000;
+/** How long a call waits for a life step under way (start, promotion). */
+const START_WAIT_MS = 5_000;
+const RENEW_CHECK_MS = 60_000;
+/** A leader that stops hands over first; without an answer in this time it stops all the same. */
+const HANDOVER_TIMEOUT_MS = 2_000;
+/** A leader without room on disk tries to hand over so often. */
+const HANDOVER_RETRY_MS = 5_000;
+/** A manager starts with so much room at least; SQLite recovers its files into it. */
+const START_BYTES_MIN = 4 * 1024 * 1024;
+const START_SPACE_LOG_MS = 30_000;
+
+const NOT_IN_SWARM =
+  'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.';
+const IS_WORKER =
+  "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.";
+const IS_PREPARING =
+  "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the cluster.";
+/** Remembered as cut off; more than any cluster has managers. */
+const FORMER_MANAGERS_MAX = 100;
+const ALREADY_IN_SWARM =
+  'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.';
+
+export type NodeOptions = {
+  dataDir: string;
+  engineSocket: string;
+  version: string;
+  /** The address that others are told from now on, when it has changed since init or join. */
+  advertiseAddr?: string;
+  log: Logger;
+  random: Random;
+  /** A broken part: the process ends with a non-zero code. */
+  fatal(message: string, details: Record<string, unknown>): never;
+};
+
+export type Node = {
+  api: ApiPorts;
+  /** Goes on as what node.json says. */
+  start(): Promise<void>;
+  stop(): Promise<void>;
+};
+
+type LocalParts = {
+  reconciler: WorkerClient<ReconcilerInput, ReconcilerAnswer, ReconcilerOutput>;
+  mesh: WorkerClient<MeshInput, MeshAnswer, MeshOutput>;
+};
+type ManagerParts = {
+  manager: Manager;
+  rpc: ManagerRpc;
+  server: RpcServer;
+  roles: { wake(): void; stop(): void };
+  disk: DiskWatch;
+  logs: LogRelay;
+};
+
+export function createNode(options: NodeOptions): Node {
+  const { dataDir, log, random } = options;
+  let identity: Omit<NodeIdentity, "formatVersion"> | undefined;
+  let tls: TlsIdentity | undefined;
+  let local: LocalParts | undefined;
+  let managing: ManagerParts | undefined;
+  let session: Session | undefined;
+  let pool: RpcPool | undefined;
+  let renewTimer: Timer | undefined;
+  /** The manager that joinRaftInBackground looks after. */
+  let keptInRaft: ManagerParts | undefined;
+  let isPending = false;
+  let lastError: string | undefined;
+  let isStopping = false;
+  let isRebuilding = false;
+  const clusterEvents = createClusterEvents(() => Date.now());
+  const logSource = createLogSource({
+    nodeId: () => identity?.nodeId,
+    socketPath: options.engineSocket,
+  });
+  /** Log collections that wait for new tasks. */
+  const taskListeners = new Set<() => void>();
+
+  // ---- life steps, one at a time --------------------------------------------------------------
+
+  let tail: Promise<unknown> = Promise.resolve();
+  const exclusive = <T>(run: () => Promise<T>): Promise<T> => {
+    const result = tail.then(run, run);
+    tail = result.catch(() => undefined);
+    return result;
+  };
+
+  const mustHave = <T>(value: T | undefined, what: string): T => {
+    assert(value !== undefined, `${what} exists in this state`);
+    return value;
+  };
+
+  const certifiedRole = (): NodeRole =>
+    readCertificate(mustHave(tls, "identity").certificatePem).role;
+
+  const keepManagers = (managers: ManagerAddress[]) => {
+    if (!identity || managers.length === 0) return;
+    if (JSON.stringify(identity.managers) === JSON.stringify(managers)) return;
+    identity = { ...identity, managers };
+    saveIdentity(dataDir, identity);
+  };
+
+  // ---- local parts ----------------------------------------------------------------------------
+
+  const startLocalParts = async (): Promise<LocalParts> => {
+    const reconciler = workerClient<ReconcilerInput, ReconcilerAnswer, ReconcilerOutput>(
+      spawnWorker("reconciler"),
+      "reconciler",
+    );
+    const mesh = workerClient<MeshInput, MeshAnswer, MeshOutput>(spawnWorker("mesh"), "mesh");
+    const parts = { reconciler, mesh };
+    for (const [name, client] of [
+      ["reconciler", reconciler],
+      ["mesh", mesh],
+    ] as const) {
+      client.onExit((exit) => {
+        if (!exit.wasAsked) {
+          options.fatal(`The ${name} worker ended unasked`, {
+            code: exit.code,
+            err: exit.error?.stack,
+          });
+        }
+      });
+    }
+    reconciler.onOutput((output) => {
+      if (output.type === "statuses") session?.reportStatuses(output.statuses);
+      else if (output.type === "networks-present") {
+        mesh.notify({ type: "networks-present", networkIds: output.networkIds });
+      } else {
+        log.info({ engine: output.description.Engine.EngineVersion }, "The engine changed");
+      }
+    });
+    mesh.onOutput((output) => {
+      if (output.type === "repaired") log.warn({ what: output.what }, "Mesh drift mended");
+      else log.error({ err: output.message }, "Mesh could not be programmed");
+    });
+    try {
+      const ready = await mesh.request({
+        type: "init",
+        dir: join(dataDir, "mesh"),
+        backend: "auto",
+        engineSocket: options.engineSocket,
+      });
+      assert(ready.type === "ready", "init is answered by ready");
+      await reconciler.request({
+        type: "init",
+        engineSocket: options.engineSocket,
+        dir: join(dataDir, "node"),
+      });
+      log.info({ backend: ready.backend }, "Mesh ready");
+    } catch (error) {
+      await Promise.all([reconciler.stop({ type: "stop" }), mesh.stop({ type: "stop" })]);
+      throw error;
+    }
+    return parts;
+  };
+
+  const stopLocalParts = async (parts: LocalParts | undefined, wipe: boolean) => {
+    if (!parts) return;
+    if (wipe) {
+      await parts.reconciler.request({ type: "wipe" }, { timeoutMs: 60_000 });
+      await parts.mesh.request({ type: "wipe" }, { timeoutMs: 30_000 });
+    }
+    await Promise.all([parts.reconciler.stop({ type: "stop" }), parts.mesh.stop({ type: "stop" })]);
+  };
+
+  // ---- session --------------------------------------------------------------------------------
+
+  const takeAssignments = (message: AssignmentsMessage) => {
+    const parts = local;
+    if (!parts) return;
+    const assignments = {
+      type: "assignments" as const,
+      isComplete: message.type === "complete",
+      put: message.put,
+      removed: message.removed,
+    };
+    parts.reconciler.notify(assignments);
+    parts.mesh.notify(assignments);
+    for (const item of message.put) {
+      if (item.kind !== "settings") continue;
+      keepManagers(item.body.managers);
+      followRole(item.body.role);
+    }
+  };
+
+  const startNodeSession = () => {
+    session = startSession({
+      managers: () => {
+        // Its own address this node knows best: the others may not have heard of a new one yet.
+        const others = otherManagers();
+        if (!managing || !identity) return identity?.managers ?? [];
+        return [...others, { nodeId: identity.nodeId, addr: identity.advertiseAddr }];
+      },
+      connect: async (addr) => {
+        const connection = await connectRpc({
+          addr,
+          tls: mustHave(tls, "TLS identity"),
+          timeoutMs: SESSION_CONNECT_TIMEOUT_MS,
+          expectRole: "manager",
+        });
+        serveOver(connection, logSource.open);
+        return connection;
+      },
+      description: async () => {
+        const answer = await mustHave(local, "local parts").reconciler.request(
+          { type: "describe" },
+          { timeoutMs: 10_000 },
+        );
+        assert(answer.type === "description", "describe is answered by description");
+        return {
+          ...answer.description,
+          TLSInfo: tlsInfo(mustHave(tls, "TLS identity").caCertificatePem),
+        };
+      },
+      dataPathAddr: mustHave(identity, "identity").dataPathAddr,
+      onAssignments: takeAssignments,
+      onManagers: keepManagers,
+      onState: (state, reason) => {
+        log.info({ state, reason }, "Session");
+        if (state === "connected") {
+          lastError = undefined;
+          local?.reconciler.notify({ type: "report-all" });
+        } else if (reason?.includes("is not part of this cluster any more")) {
+          lastError = reason;
+        }
+      },
+      random,
+    });
+  };
+
+  // ---- manager parts --------------------------------------------------------------------------
+
+  const startManagerParts = async (start: {
+    bootstrap?: { addr: string };
+    forceNewCluster?: { addr: string };
+  }) => {
+    const me = mustHave(identity, "identity");
+    const listen = parseHostPort(me.listenAddr, "ListenAddr", DEFAULT_RPC_PORT);
+    const holder: { rpc?: ManagerRpc; roles?: { wake(): void }; manager?: Manager } = {};
+    const disk = watchDisk(holder);
+    const manager = await startManager({
+      nodeId: me.nodeId,
+      dataDir,
+      ...start,
+      log: log.child({ component: "manager" }),
+      random,
+      sendRaft: (to, addr, data) => pool?.note(to, addr, "raft", { data }) ?? false,
+      isOutcast: (nodeId) => identity?.formerManagers?.includes(nodeId) === true,
+      lastKnownAddr: (nodeId) => identity?.managers.find((m) => m.nodeId === nodeId)?.addr,
+      forwardProposal: async (leader, data, timeoutMs) => {
+        await mustHave(pool, "pool").request(
+          leader.nodeId,
+          leader.addr,
+          "propose",
+          { data },
+          { timeoutMs },
+        );
+      },
+      onStateOutput: (output) => {
+        holder.rpc?.onStateOutput(output);
+        if (output.type === "applied" && output.changes.some((c) => c.table === "node"))
+          holder.roles?.wake();
+        if (output.type === "applied") {
+          clusterEvents.take(output.changes);
+          if (output.changes.some((c) => c.table === "task" || c.table === "service"))
+            for (const listener of taskListeners) listener();
+        } else if (output.type === "restored") {
+          holder.manager?.readLocal((view) => clusterEvents.seed(view));
+        }
+      },
+      onStatus: (status) => {
+        // A follower's own configuration may be old; what it is to know the leader tells over the
+        // session. To forget a newer manager would be to have no way to answer one that leads.
+        if (status.isLeader) {
+          keepManagers(
+            status.members
+              .filter((m) => !m.isLearner)
+              .map(({ nodeId, addr }) => ({ nodeId, addr })),
+          );
+        }
+        holder.roles?.wake();
+        clusterEvents.takeStatus(status);
+        const leader = status.members.find((m) => m.nodeId === status.leaderId);
+        // Of itself a leader may speak only once it serves.
+        if (leader && (leader.nodeId !== me.nodeId || status.isLeader)) {
+          const addr = leader.nodeId === me.nodeId ? me.advertiseAddr : leader.addr;
+          session?.leaderIs({ nodeId: leader.nodeId, addr });
+        }
+      },
+      onRemoved: () => log.warn("This node is no raft member any more"),
+      onCrash: (name, code, error) =>
+        options.fatal(`The ${name} worker ended unasked`, { code, err: error?.stack }),
+    }).catch((error: unknown) => {
+      disk.stop();
+      throw error;
+    });
+    holder.manager = manager;
+    manager.readLocal((view) => clusterEvents.seed(view));
+    manager.useDisk(disk.space());
+    const rpc = managerRpc({
+      manager,
+      nodeId: me.nodeId,
+      log: log.child({ component: "rpc" }),
+      random,
+    });
+    holder.rpc = rpc;
+    const logs = createLogRelay({
+      sessionOf: (nodeId) => rpc.sessionOf(nodeId),
+      isLeader: () => manager.status().isLeader,
+      admit: (connection) => rpc.admitManager(connection),
+    });
+    let server: RpcServer;
+    try {
+      server = await startRpcServer({
+        host: listen.host,
+        port: listen.port,
+        tls: mustHave(tls, "TLS identity"),
+        clusterId: me.clusterId,
+        handlers: rpc.handlers,
+        notes: { raft: (body, connection) => rpc.onRaftNote(connection, body.data) },
+        onConnection: (connection) => logs.serve(connection),
+        onError: (where, error) =>
+          log.warn({ where, err: error instanceof Error ? error.stack : String(error) }, "RPC"),
+      });
+    } catch (error) {
+      disk.stop();
+      await manager.stop();
+      throw error;
+    }
+    const roles = startRoleManager({
+      manager,
+      nodeId: me.nodeId,
+      log: log.child({ component: "roles" }),
+    });
+    holder.roles = roles;
+    managing = { manager, rpc, server, roles, disk, logs };
+  };
+
+  const watchDisk = (holder: { manager?: Manager }): DiskWatch => {
+    const raftDir = join(dataDir, "raft");
+    mkdirSync(raftDir, { recursive: true, mode: 0o700 });
+    let handOverAtMs = 0;
+    const handOver = () => {
+      const { manager } = holder;
+      if (!manager || disk.space().state === "ok" || Date.now() < handOverAtMs) return;
+      const { isLeader, members } = manager.status();
+      if (!isLeader || members.filter((m) => !m.isLearner).length < 2) return;
+      handOverAtMs = Date.now() + HANDOVER_RETRY_MS;
+      manager.transferLeadership().then(
+        () => log.info("Leadership handed over for want of space"),
+        (error: unknown) => log.warn({ err: String(error) }, "Leadership not handed over"),
+      );
+    };
+    const disk: DiskWatch = watchDiskSpace({
+      dir: dataDir,
+      ballastDir: raftDir,
+      onSpace: (space, wasBallastRemoved) => {
+        const details = { ...space, wasBallastRemoved };
+        if (space.state === "ok") log.info(details, "There is room on disk again");
+        else log.error(details, "Not enough room on disk: this manager takes no changes");
+        holder.manager?.useDisk(space);
+      },
+      onCheck: handOver,
+    });
+    return disk;
+  };
+
+  /**
+   * Returns once there is room to start in, with a manager's ballast given up for it if need be: to fail
+   * and be started again for ever would help nobody, and what runs on this host runs meanwhile.
+   */
+  const waitForRoom = async () => {
+    const prefix = "This node waits for room on disk: ";
+    let saidAtMs = Number.NEGATIVE_INFINITY;
+    const disk = watchDiskSpace({
+      dir: dataDir,
+      ballastDir: join(dataDir, "raft"),
+      mayMakeBallast: false,
+    });
+    while (disk.check().freeBytes < START_BYTES_MIN && !isStopping) {
+      lastError = `${prefix}${disk.space().text}: free space there`;
+      if (performance.now() - saidAtMs >= START_SPACE_LOG_MS) {
+        saidAtMs = performance.now();
+        log.error(lastError);
+      }
+      await Bun.sleep(RETRY_MS);
+    }
+    disk.stop();
+    if (lastError?.startsWith(prefix)) lastError = undefined;
+  };
+
+  const stopManagerParts = async () => {
+    const parts = managing;
+    managing = undefined;
+    if (!parts) return;
+    parts.roles.stop();
+    parts.disk.stop();
+    clusterEvents.clear();
+    for (const listener of taskListeners) listener();
+    await parts.server.close();
+    await parts.manager.stop();
+  };
+
+  const otherManagers = () =>
+    (identity?.managers ?? []).filter((m) => m.nodeId !== identity?.nodeId);
+
+  /** Asks the managers in turn; one that does not lead names the leader when the method needs it. */
+  const askManagers = async <M extends RpcMethod>(
+    method: M,
+    params: RpcMethods[M]["params"],
+    timeoutMs: number,
+    targets: ManagerAddress[],
+  ): Promise<RpcMethods[M]["result"]> => {
+    const peers = mustHave(pool, "pool");
+    const deadlineMs = Date.now() + timeoutMs;
+    let failure: unknown = new ClusterError("unavailable", "No manager is known");
+    let hint: ManagerAddress | undefined;
+    while (Date.now() < deadlineMs && !isStopping) {
+      const round: ManagerAddress[] = hint ? [hint] : targets;
+      hint = undefined;
+      for (const target of round) {
+        try {
+          return await peers.request(target.nodeId, target.addr, method, params, {
+            timeoutMs: Math.max(1, deadlineMs - Date.now()),
+          });
+        } catch (error) {
+          failure = error;
+          if (!(error instanceof ClusterError)) throw error;
+          if (error.code === "not-leader") {
+            hint = error.details["leader"] as ManagerAddress | undefined;
+            if (hint) break;
+          } else if (
+            !["unavailable", "deadline", "busy", "proposal-dropped", "no-quorum"].includes(
+              error.code,
+            )
+          ) {
+            throw error;
+          }
+        }
+      }
+      if (!hint) await Bun.sleep(RETRY_MS);
+    }
+    throw failure;
+  };
+
+  /**
+   * Whether the others see this node as the manager that it is. What the own log says of it may be
+   * over: it was taken out and promoted again while it was away, or before it noticed. And a join may
+   * have ended half way.
+   */
+  const isInRaft = (manager: Manager): boolean => {
+    const me = mustHave(identity, "identity");
+    const { members, leaderId } = manager.status();
+    const self = members.find((m) => m.nodeId === me.nodeId);
+    const isVoter = self !== undefined && !self.isLearner && self.addr === me.advertiseAddr;
+    if (!isVoter || leaderId === undefined) return false;
+    return manager.readLocal((view) => view.node(me.nodeId)?.managerAddr === me.advertiseAddr);
+  };
+
+  /** Becomes a member of raft at this address, unless it is one. */
+  const joinRaft = async (timeoutMs: number) => {
+    const me = mustHave(identity, "identity");
+    const manager = managing?.manager;
+    if (manager && isInRaft(manager)) return;
+    const self = manager?.status().members.find((m) => m.nodeId === me.nodeId);
+    if (manager && self && manager.status().isLeader) {
+      // Its address has changed: nobody else can say so.
+      if (self.addr !== me.advertiseAddr) {
+        const { nodeId, advertiseAddr: addr } = me;
+        await manager.changeMembership({ type: "set-addr", nodeId, addr });
+      }
+      const set = { managerAddr: me.advertiseAddr };
+      await manager.propose([{ type: "update", table: "node", id: me.nodeId, set }]);
+      return;
+    }
+    if (otherManagers().length === 0) {
+      // The only one, and about to lead.
+      throw new ClusterError("not-leader", "This manager does not lead yet");
+    }
+    await askManagers("raft-join", { addr: me.advertiseAddr }, timeoutMs, otherManagers());
+  };
+
+  /** Joins, and sees to it from then on that this node stays in raft for as long as it manages. */
+  const joinRaftInBackground = () => {
+    const parts = managing;
+    if (!parts || keptInRaft === parts) return;
+    keptInRaft = parts;
+    const again = async () => {
+      while (managing === parts && !isStopping) {
+        let waitMs = RAFT_CHECK_MS;
+        try {
+          const { members } = parts.manager.status();
+          const isVoter = members.some((m) => m.nodeId === identity?.nodeId && !m.isLearner);
+          await joinRaft(isVoter ? SET_ADDRESS_TIMEOUT_MS : RAFT_JOIN_TIMEOUT_MS);
+        } catch (error) {
+          if (!(error instanceof ClusterError)) throw error;
+          log.warn({ err: error.message }, "Cannot join raft yet");
+          waitMs = RETRY_MS;
+        }
+        await Bun.sleep(waitMs);
+      }
+    };
+    again().catch((error: unknown) => options.fatal("Joining raft failed", { err: String(error) }));
+  };
+
+  /** False when the log is damaged and this manager is to be rebuilt from the others (rebuild.ts). */
+  const startOrRebuild = async (start: Parameters<typeof startManagerParts>[0]) => {
+    if (isRebuildPending(dataDir)) return false;
+    try {
+      await startManagerParts(start);
+      return true;
+    } catch (error) {
+      // Alone, or told to go on alone, there is nobody to rebuild from: a backup is what is left.
+      if (!isLogDamaged(error) || start.forceNewCluster || otherManagers().length === 0)
+        throw error;
+      log.error(
+        { err: error.message },
+        "This manager's log is damaged: it is rebuilt from the others",
+      );
+      putLogAside(dataDir);
+      return false;
+    }
+  };
+
+  const rebuildInBackground = () => {
+    isRebuilding = true;
+    const again = async () => {
+      while (!isStopping && tls && certifiedRole() === "manager") {
+        try {
+          await askManagers("raft-leave", {}, RAFT_JOIN_TIMEOUT_MS, otherManagers());
+          await exclusive(async () => {
+            if (isStopping || !identity || !tls || certifiedRole() !== "manager") return;
+            clearForRebuild(dataDir);
+            await startManagerParts({});
+            joinRaftInBackground();
+            log.info("This manager's log is being rebuilt from the others");
+          });
+          break;
+        } catch (error) {
+          if (!(error instanceof ClusterError)) throw error;
+          log.warn({ err: error.message }, "Cannot be rebuilt yet, will try again");
+          await Bun.sleep(RETRY_MS);
+        }
+      }
+      isRebuilding = false;
+    };
+    again().catch((error: unknown) => options.fatal("Rebuilding failed", { err: String(error) }));
+  };
+
+  // ---- certificates and role ------------------------------------------------------------------
+
+  const renewCertificate = async () => {
+    const me = mustHave(identity, "identity");
+    const { keyPem, csrPem } = await createKeyAndCsr();
+    const answer = await askManagers(
+      "renew-certificate",
+      { csrPem },
+      RPC_TIMEOUT_MS,
+      identity?.managers ?? [],
+    );
+    const next = {
+      certificatePem: answer.certificatePem,
+      keyPem,
+      caCertificatePem: answer.caCertificatePem,
+    };
+    savePki(dataDir, next);
+    tls = next;
+    managing?.server.setTls(next);
+    // Connections keep the role of the certificate they were opened with.
+    pool?.reset();
+    log.info({ role: answer.role, node: me.nodeId }, "Certificate renewed");
+    armRenewal();
+    return answer.role;
+  };
+
+  const armRenewal = () => {
+    clearTimeout(renewTimer);
+    const { notBeforeMs, notAfterMs } = readCertificate(
+      mustHave(tls, "TLS identity").certificatePem,
+    );
+    const atMs = renewAtMs({ notBeforeMs, notAfterMs }, random.next());
+    const check = () => {
+      renewTimer = setTimeout(
+        () => {
+          if (Date.now() < atMs) {
+            check();
+            return;
+          }
+          exclusive(renewCertificate).catch((error: unknown) => {
+            log.warn({ err: String(error) }, "Certificate not renewed, will try again");
+            check();
+          });
+        },
+        Math.min(RENEW_CHECK_MS, Math.max(1_000, atMs - Date.now())),
+      );
+    };
+    check();
+  };
+
+  const followRole = (role: NodeRole) => {
+    if (isStopping || !tls || role === certifiedRole()) {
+      const isRight = !tls || isStopping || (role === "manager") === (managing !== undefined);
+      if (isRight || isPending) return;
+    }
+    exclusive(async () => {
+      if (!identity || !tls || isStopping) return;
+      if (role !== certifiedRole() && (await renewCertificate()) !== role) return;
+      if (role === "manager" && !managing) {
+        // It starts the manager itself, once it is out of raft.
+        if (isRebuilding) return;
+        log.info("Promoted to manager");
+        removeManagerState(dataDir);
+        await startManagerParts({});
+        joinRaftInBackground();
+      } else if (role === "worker" && managing) {
+        log.info("Demoted to worker");
+        await stopManagerParts();
+        removeManagerState(dataDir);
+      }
+    }).catch((error: unknown) => {
+      log.warn({ err: String(error) }, "Role not followed yet, will try again");
+      if (!isStopping) setTimeout(() => followRole(role), RETRY_MS);
+    });
+  };
+
+  // ---- start, init, join, leave ---------------------------------------------------------------
+
+  const makePool = () =>
+    createPool({
+      tls: () => mustHave(tls, "TLS identity"),
+      log: (message) => log.debug(message),
+      onUnreachable: (nodeId) => managing?.manager.reportUnreachable(nodeId),
+    });
+
+  /** Undoes a failed init or join: no part runs, no file is left. */
+  const undo = async (parts: LocalParts | undefined) => {
+    session?.close();
+    session = undefined;
+    clearTimeout(renewTimer);
+    await stopManagerParts();
+    pool?.close();
+    pool = undefined;
+    await stopLocalParts(parts, true).catch((error: unknown) =>
+      log.warn({ err: String(error) }, "Local parts not wiped"),
+    );
+    local = undefined;
+    identity = undefined;
+    tls = undefined;
+    removePki(dataDir);
+    removeIdentity(dataDir);
+  };
+
+  const waitLeader = async (manager: Manager) => {
+    const deadlineMs = Date.now() + LEADER_TIMEOUT_MS;
+    while (!manager.status().isLeader) {
+      if (Date.now() > deadlineMs)
+        throw (
+          manager.leaderLost()?.error ??
+          new ClusterError("unavailable", `No leader within ${LEADER_TIMEOUT_MS} ms`)
+        );
+      await Bun.sleep(10);
+    }
+  };
+
+  const finishInit = async () => {
+    const me = mustHave(identity, "identity");
+    const { manager } = mustHave(managing, "manager");
+    if (!me.pendingInit) return;
+    await waitLeader(manager);
+    if (!manager.readLocal((view) => view.cluster())) await manager.proposeRaw(me.pendingInit);
+    const { pendingInit: _, ...rest } = me;
+    identity = rest;
+    saveIdentity(dataDir, rest);
+  };
+
+  const init = (request: InitRequest) =>
+    exclusive(async () => {
+      if (identity) {
+        if (request.ForceNewCluster && managing) return forceNewCluster(request);
+        throw new ClusterError("unavailable", ALREADY_IN_SWARM);
+      }
+      if (request.ForceNewCluster)
+        throw new ClusterError(
+          "failed-precondition",
+          "--force-new-cluster needs a manager's state on this node, and there is none: this node is in no swarm",
+        );
+      const addresses = chooseAddresses(request);
+      const founded = await foundCluster({ request, addresses, nowMs: Date.now(), random });
+      isPending = true;
+      let parts: LocalParts | undefined;
+      try {
+        parts = await startLocalParts();
+        local = parts;
+        tls = founded.tls;
+        savePki(dataDir, founded.tls);
+        identity = {
+          nodeId: founded.nodeId,
+          clusterId: founded.clusterId,
+          listenAddr: formatHostPort(addresses.listen),
+          advertiseAddr: formatHostPort(addresses.advertise),
+          dataPathAddr: addresses.dataPath,
+          managers: [{ nodeId: founded.nodeId, addr: formatHostPort(addresses.advertise) }],
+          pendingInit: founded.proposal,
+        };
+        saveIdentity(dataDir, identity);
+        pool = makePool();
+        await startManagerParts({ bootstrap: { addr: identity.advertiseAddr } });
+        await finishInit();
+        joinRaftInBackground();
+        startNodeSession();
+        armRenewal();
+        log.info({ node: founded.nodeId, cluster: founded.clusterId }, "Cluster founded");
+        return founded.nodeId;
+      } catch (error) {
+        await undo(parts);
+        throw error;
+      } finally {
+        isPending = false;
+      }
+    });
+
+  /**
+   * Begins the cluster anew with what this manager has, as its only one. Refused while the others form
+   * a quorum: they would go on, and there would be two clusters.
+   */
+  const forceNewCluster = async (request: InitRequest) => {
+    const me = mustHave(identity, "identity");
+    const { manager } = mustHave(managing, "manager");
+    const { members } = manager.status();
+    if (members.filter((m) => !m.isLearner).length > 1) {
+      let hasLeader = true;
+      await manager.read(
+        () => undefined,
+        () => {
+          hasLeader = false;
+        },
+      );
+      if (hasLeader) {
+        throw new ClusterError(
+          "failed-precondition",
+          'Cannot force a new cluster: this one has a leader and a quorum, and its other managers would go on beside the new one. Remove managers that are gone by "docker node demote" and "docker node rm"; or stop the others first',
+        );
+      }
+    }
+    const former = members.map((m) => m.nodeId).filter((id) => id !== me.nodeId);
+    identity = {
+      ...(request.AdvertiseAddr ? withAddress(me, request.AdvertiseAddr) : me),
+      isForcePending: true,
+      formerManagers: [...new Set([...(me.formerManagers ?? []), ...former])].slice(
+        -FORMER_MANAGERS_MAX,
+      ),
+    };
+    saveIdentity(dataDir, identity);
+    await stopManagerParts();
+    await startManagerParts({ forceNewCluster: { addr: identity.advertiseAddr } });
+    await finishForce();
+    joinRaftInBackground();
+    log.warn({ former }, "A new cluster was forced: this node is its only manager");
+    return me.nodeId;
+  };
+
+  /** The other managers' nodes stay, as workers, to be joined again or removed. */
+  const finishForce = async () => {
+    const me = mustHave(identity, "identity");
+    const { manager } = mustHave(managing, "manager");
+    await waitLeader(manager);
+    const nodes = manager.readLocal((view) => view.nodes());
+    const others = nodes.filter((n) => n.id !== me.nodeId && n.role === "manager");
+    await manager.propose([
+      ...others.map((n) => ({
+        type: "update" as const,
+        table: "node" as const,
+        id: n.id,
+        set: { role: "worker" as const, spec: { ...n.spec, Role: "worker" as const } },
+        unset: ["managerAddr"],
+      })),
+      {
+        type: "update" as const,
+        table: "node" as const,
+        id: me.nodeId,
+        set: { managerAddr: me.advertiseAddr, dataPathAddr: me.dataPathAddr },
+      },
+    ]);
+    const { isForcePending: _, ...rest } = mustHave(identity, "identity");
+    identity = rest;
+    saveIdentity(dataDir, rest);
+  };
+
+  /** The identity with another address of this host; its port stays unless one is named. */
+  const withAddress = (
+    me: Omit<NodeIdentity, "formatVersion">,
+    advertiseAddr: string,
+  ): Omit<NodeIdentity, "formatVersion"> => {
+    const was = parseHostPort(me.advertiseAddr, "AdvertiseAddr", DEFAULT_RPC_PORT);
+    const listen = parseHostPort(me.listenAddr, "ListenAddr", DEFAULT_RPC_PORT);
+    const { advertise } = chooseAddresses({
+      ListenAddr: `0.0.0.0:${was.port}`,
+      AdvertiseAddr: advertiseAddr,
+    });
+    const isSame = formatHostPort(advertise) === me.advertiseAddr;
+    if (isSame) return me;
+    return {
+      ...me,
+      advertiseAddr: formatHostPort(advertise),
+      // A concrete address to listen on was the old one.
+      listenAddr: listen.host === was.host ? formatHostPort(advertise) : me.listenAddr,
+      dataPathAddr: me.dataPathAddr === was.host ? advertise.host : me.dataPathAddr,
+      managers: me.managers.map((m) =>
+        m.nodeId === me.nodeId ? { ...m, addr: formatHostPort(advertise) } : m,
+      ),
+    };
+  };
+
+  // ---- backup and restore ---------------------------------------------------------------------
+
+  const backup = async (): Promise<Uint8Array> => {
+    const manager = await mustManage();
+    const me = mustHave(identity, "identity");
+    const mark = currentReadMark();
+    let isStale = false;
+    const snapshot = await manager.snapshot((staleness) => {
+      isStale = true;
+      if (mark) mark.stale = staleness;
+    });
+    return encodeBackup({
+      header: {
+        createdAt: new Date().toISOString(),
+        shoalVersion: options.version,
+        clusterId: me.clusterId,
+        nodeId: me.nodeId,
+        index: snapshot.index,
+        isStale,
+      },
+      snapshot: snapshot.data,
+    });
+  };
+
+  const restore = (request: RestoreRequest): Promise<RestoreResult> =>
+    exclusive(async () => {
+      if (identity) throw new ClusterError("unavailable", ALREADY_IN_SWARM);
+      const addresses = chooseAddresses(request);
+      const restored = await restoreCluster({
+        backup: decodeBackup(request.backup),
+        addresses,
+        ...(request.Availability ? { availability: request.Availability } : {}),
+        nowMs: Date.now(),
+        random,
+      });
+      isPending = true;
+      let parts: LocalParts | undefined;
+      try {
+        parts = await startLocalParts();
+        local = parts;
+        tls = restored.tls;
+        savePki(dataDir, restored.tls);
+        const advertiseAddr = formatHostPort(addresses.advertise);
+        removeManagerState(dataDir);
+        writeRestoredLog(join(dataDir, "raft"), advertiseAddr, restored);
+        identity = {
+          nodeId: restored.nodeId,
+          clusterId: restored.clusterId,
+          listenAddr: formatHostPort(addresses.listen),
+          advertiseAddr,
+          dataPathAddr: addresses.dataPath,
+          managers: [{ nodeId: restored.nodeId, addr: advertiseAddr }],
+        };
+        saveIdentity(dataDir, identity);
+        pool = makePool();
+        await startManagerParts({});
+        const { manager } = mustHave(managing, "manager");
+        await waitLeader(manager);
+        startNodeSession();
+        armRenewal();
+        log.warn(
+          { node: restored.nodeId, cluster: restored.clusterId, index: restored.index },
+          "Cluster restored from a backup: this node is its only manager",
+        );
+        return {
+          nodeId: restored.nodeId,
+          clusterId: restored.clusterId,
+          services: manager.readLocal((view) => view.services().length),
+          workers: restored.workerCount,
+          formerManagers: restored.formerManagerCount,
+        };
+      } catch (error) {
+        await undo(parts);
+        throw error;
+      } finally {
+        isPending = false;
+      }
+    });
+
+  const certify = async (request: JoinRequest, dataPathAddr: string) => {
+    const { keyPem, csrPem } = await createKeyAndCsr();
+    let failure: unknown;
+    for (const remote of request.RemoteAddrs) {
+      const addr = formatHostPort(parseHostPort(remote, "RemoteAddr", DEFAULT_RPC_PORT));
+      try {
+        const caCertificatePem = await fetchRootCa({
+          addr,
+          token: request.JoinToken,
+          timeoutMs: RPC_TIMEOUT_MS,
+        });
+        const connection = await connectRpc({
+          addr,
+          caCertificatePem,
+          timeoutMs: RPC_TIMEOUT_MS,
+          expectRole: "manager",
+        });
+        try {
+          const answer = await connection.request(
+            "issue-certificate",
+            {
+              csrPem,
+              token: request.JoinToken,
+              availability: request.Availability ?? "active",
+              hostname: (await import("node:os")).hostname(),
+              dataPathAddr,
+            },
+            { timeoutMs: JOIN_TIMEOUT_MS },
+          );
+          return { answer, keyPem };
+        } finally {
+          connection.close();
+        }
+      } catch (error) {
+        failure = error;
+        if (!(error instanceof ClusterError) || !["unavailable", "deadline"].includes(error.code))
+          throw error;
+      }
+    }
+    throw failure;
+  };
+
+  const joinCluster = (request: JoinRequest) =>
+    exclusive(async () => {
+      if (identity) throw new ClusterError("unavailable", ALREADY_IN_SWARM);
+      if (request.RemoteAddrs.length === 0) {
+        throw new ClusterError("invalid-argument", "at least 1 RemoteAddr is required to join");
+      }
+      const addresses = chooseAddresses(request);
+      isPending = true;
+      let parts: LocalParts | undefined;
+      try {
+        parts = await startLocalParts();
+        local = parts;
+        const { answer, keyPem } = await certify(request, addresses.dataPath);
+        tls = {
+          certificatePem: answer.certificatePem,
+          keyPem,
+          caCertificatePem: answer.caCertificatePem,
+        };
+        savePki(dataDir, tls);
+        identity = {
+          nodeId: answer.nodeId,
+          clusterId: answer.clusterId,
+          listenAddr: formatHostPort(addresses.listen),
+          advertiseAddr: formatHostPort(addresses.advertise),
+          dataPathAddr: addresses.dataPath,
+          managers: answer.managers,
+        };
+        saveIdentity(dataDir, identity);
+        pool = makePool();
+        if (answer.role === "manager") await startManagerParts({});
+      } catch (error) {
+        await undo(parts);
+        throw error;
+      } finally {
+        isPending = false;
+      }
+      startNodeSession();
+      armRenewal();
+      try {
+        if (managing) await joinRaft(JOIN_TIMEOUT_MS);
+        joinRaftInBackground();
+        await mustHave(session, "session").waitConnected(JOIN_TIMEOUT_MS);
+      } catch (error) {
+        joinRaftInBackground();
+        log.warn({ err: String(error) }, "The join goes on in the background");
+        throw new ClusterError(
+          "unavailable",
+          'Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "docker info" command to see the current swarm status of your node.',
+          { cause: error },
+        );
+      }
+      log.info({ node: identity.nodeId, cluster: identity.clusterId }, "Joined the cluster");
+    });
+
+  const refuseManagerLeave = async (manager: Manager) => {
+    let text =
+      "You are attempting to leave the swarm on a node that is participating as a manager. ";
+    const status = await api.clusterStatus().catch(() => manager.status());
+    const voters = status.members.filter((m) => !m.isLearner);
+    if (voters.length <= 1) {
+      text +=
+        "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message. ";
+    } else {
+      const reachable = voters.filter((m) => m.nodeId === identity?.nodeId || m.isReachable).length;
+      if (reachable - 1 < Math.floor((voters.length - 1) / 2) + 1) {
+        text += `Removing this node leaves ${reachable - 1} managers out of ${voters.length}. Without a Raft quorum your swarm will be inaccessible. `;
+      }
+      text +=
+        "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. Use `--force` to suppress this message.";
+    }
+    throw new ClusterError("unavailable", text);
+  };
+
+  const leave = (force: boolean) =>
+    exclusive(async () => {
+      if (!identity) throw new ClusterError("unavailable", "This node is not part of a swarm");
+      if (managing && !force) await refuseManagerLeave(managing.manager);
+      const isLast =
+        managing && managing.manager.status().members.filter((m) => !m.isLearner).length <= 1;
+      if (!isLast) {
+        try {
+          if (managing?.manager.status().isLeader) await managing.manager.transferLeadership();
+          await askManagers("node-leave", { force }, RPC_TIMEOUT_MS, otherManagers());
+        } catch (error) {
+          // The cluster then finds the node dead by itself; what is here goes all the same.
+          log.warn({ err: String(error) }, "Could not tell the managers of leaving");
+        }
+      }
+      // From here on a crash is finished at the next start: without node.json the rest is swept.
+      rmSync(join(dataDir, "node.json"), { force: true });
+      await undo(local);
+      log.info("Left the cluster");
+    });
+
+  /** What is wrong with a node that is in a cluster all the same. */
+  const trouble = (): string | undefined => {
+    const lost = managing?.manager.leaderLost();
+    if (lost) return lost.error.message;
+    const space = managing?.disk.space();
+    return space && space.state !== "ok"
+      ? `This manager takes no changes: ${space.text}`
+      : undefined;
+  };
+
+  const localNode = (): LocalNode => {
+    const state = isPending ? "pending" : identity ? "active" : "inactive";
+    const error = lastError ?? trouble();
+    const lost = managing?.manager.leaderLost();
+    const space = managing?.disk.space();
+    return {
+      state: lastError ? "error" : state,
+      ...(error ? { error } : {}),
+      ...(identity
+        ? {
+            nodeId: identity.nodeId,
+            clusterId: identity.clusterId,
+            nodeAddr: identity.advertiseAddr.replace(/:\d+$/, ""),
+          }
+        : {}),
+      isManager: managing !== undefined,
+      managers: identity?.managers ?? [],
+      ...(lost ? { leaderLostMs: Math.round(lost.lostMs) } : {}),
+      ...(space ? { disk: { state: space.state, freeBytes: space.freeBytes } } : {}),
+    };
+  };
+
+  /** An agent that has just started answers when its manager does, instead of refusing. */
+  const mustManage = async (): Promise<Manager> => {
+    if (!managing && identity) await Promise.race([tail, Bun.sleep(START_WAIT_MS)]);
+    if (managing) return managing.manager;
+    if (!identity) throw new ClusterError("unavailable", isPending ? IS_PREPARING : NOT_IN_SWARM);
+    if (!tls || certifiedRole() !== "manager") throw new ClusterError("unavailable", IS_WORKER);
+    throw new ClusterError(
+      "unavailable",
+      lastError ? `${IS_PREPARING} ${lastError}` : IS_PREPARING,
+    );
+  };
+
+  const logPorts: LogPorts = {
+    link: async () => {
+      const manager = await mustManage();
+      return openLogLink({
+        relay: mustHave(managing, "manager").logs,
+        leader: () => {
+          const { leaderId, members } = manager.status();
+          const leader = members.find((m) => m.nodeId === leaderId);
+          return leader && { ...leader, isSelf: leader.nodeId === identity?.nodeId };
+        },
+        connect: (addr, nodeId) =>
+          connectRpc({
+            addr,
+            tls: mustHave(tls, "TLS identity"),
+            timeoutMs: SESSION_CONNECT_TIMEOUT_MS,
+            expectNodeId: nodeId,
+          }),
+      });
+    },
+    readLocal: (read) => {
+      if (!managing) throw new ClusterError("unavailable", IS_PREPARING);
+      return managing.manager.readLocal(read);
+    },
+    onTasksChanged: (handler) => {
+      taskListeners.add(handler);
+      return () => void taskListeners.delete(handler);
+    },
+  };
+
+  const api: ApiPorts = {
+    logs: logPorts,
+    clusterEvents,
+    engineSocket: options.engineSocket,
+    version: options.version,
+    localNode,
+    read: async (read) => {
+      const manager = await mustManage();
+      const mark = currentReadMark();
+      return manager.read(
+        (view) => {
+          if (!view.cluster()) throw new ClusterError("unavailable", IS_PREPARING);
+          return read(view);
+        },
+        mark &&
+          ((staleness) => {
+            mark.stale = staleness;
+          }),
+      );
+    },
+    propose: async (actions) => (await mustManage()).propose(actions),
+    clusterStatus: async (): Promise<RaftStatus> => {
+      const manager = await mustManage();
+      const status = await manager.freshStatus();
+      if (status.isLeader) return status;
+      const leader = status.members.find((m) => m.nodeId === status.leaderId);
+      // Without one: whom this manager hears itself.
+      if (!leader) return manager.status();
+      try {
+        const answer = await mustHave(pool, "pool").request(
+          leader.nodeId,
+          leader.addr,
+          "cluster-status",
+          {},
+          { timeoutMs: 2_000 },
+        );
+        return answer.status;
+      } catch (error) {
+        if (!(error instanceof ClusterError)) throw error;
+        return status;
+      }
+    },
+    init,
+    join: joinCluster,
+    leave: ({ force }) => leave(force),
+    backup,
+    restore,
+    metrics: async () => {
+      const meshStatus = await local?.mesh.request({ type: "status" }, { timeoutMs: 2_000 });
+      return renderMetrics({
+        version: options.version,
+        node: localNode(),
+        isSessionOpen: session?.isConnected() ?? false,
+        ...(managing ? { raft: await managing.manager.freshStatus() } : {}),
+        ...(meshStatus?.type === "status" ? { meshRepairs: meshStatus.repairs } : {}),
+        residentBytes: process.memoryUsage.rss(),
+        uptimeSeconds: process.uptime(),
+      });
+    },
+    reportBug: (where, error) =>
+      log.error(
+        { where, err: error instanceof Error ? error.stack : String(error) },
+        "Bug in a handler",
+      ),
+    nowMs: () => Date.now(),
+    random,
+  };
+
+  return {
+    api,
+    start: () =>
+      exclusive(async () => {
+        const found = loadIdentity(dataDir);
+        if (!found) {
+          // A join or init that did not reach its commit point, or a leave that passed it.
+          removeIdentity(dataDir);
+          return;
+        }
+        const { formatVersion: _, ...rest } = found;
+        identity = options.advertiseAddr ? withAddress(rest, options.advertiseAddr) : rest;
+        if (identity.advertiseAddr !== rest.advertiseAddr) {
+          saveIdentity(dataDir, identity);
+          log.warn({ was: rest.advertiseAddr, is: identity.advertiseAddr }, "Address changed");
+        }
+        tls = loadPki(dataDir);
+        if (!tls)
+          throw new ClusterError(
+            "internal",
+            `Cannot start: "${dataDir}/node.json" exists but the certificate in "${dataDir}/pki" does not; restore it, or remove node.json and join again`,
+          );
+        pool = makePool();
+        await waitForRoom();
+        if (isStopping) return;
+        local = await startLocalParts();
+        if (certifiedRole() === "manager") {
+          const addr = identity.advertiseAddr;
+          const isStarted = await startOrRebuild({
+            ...(rest.pendingInit ? { bootstrap: { addr } } : {}),
+            ...(rest.isForcePending ? { forceNewCluster: { addr } } : {}),
+          });
+          if (isStarted) {
+            if (rest.pendingInit) await finishInit();
+            else if (rest.isForcePending) await finishForce();
+            joinRaftInBackground();
+          } else {
+            rebuildInBackground();
+          }
+        }
+        startNodeSession();
+        armRenewal();
+        log.info({ node: rest.nodeId, cluster: rest.clusterId }, "Node started");
+      }),
+    stop: async () => {
+      isStopping = true;
+      const manager = managing?.manager;
+      if (manager?.status().isLeader && manager.status().members.length > 1) {
+        await Promise.race([
+          manager
+            .transferLeadership()
+            .catch((error: unknown) =>
+              log.warn({ err: String(error) }, "Leadership not handed over"),
+            ),
+          Bun.sleep(HANDOVER_TIMEOUT_MS),
+        ]);
+      }
+      clearTimeout(renewTimer);
+      session?.close();
+      await stopManagerParts();
+      pool?.close();
+      await stopLocalParts(local, false);
+    },
+  };
+}
