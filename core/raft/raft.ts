@@ -412,14 +412,15 @@ function drawRetryTimeout(raft: Raft): void {
 
 /**
  * A dead process breaks its connections at once: there is no need to wait a whole election timeout,
- * only for a heartbeat that may still come by another connection. Who hears the leader all the same
- * refuses the pre-vote, so one broken connection changes nothing.
+ * only for a heartbeat that may still come by another connection. Who hears the leader all the same,
+ * be it this member or another, goes on refusing pre-votes, so one broken connection changes nothing.
  */
 function suspectLeader(raft: Raft): void {
   if (raft.isLeaderSuspect) return;
   raft.isLeaderSuspect = true;
   const { heartbeatTicks, electionTicks, random } = raft.options;
-  const waitTicks = 2 * heartbeatTicks + Math.floor((random.next() * electionTicks) / 3);
+  // One tick more than it takes the other to believe it.
+  const waitTicks = 3 * heartbeatTicks + Math.floor((random.next() * electionTicks) / 3);
   raft.electionTimeout = Math.min(raft.electionTimeout, raft.electionElapsed + waitTicks);
 }
 
@@ -671,8 +672,9 @@ function admitHigherTerm(raft: Raft, from: NodeId, message: Message): boolean {
 function hearsLeader(raft: Raft): boolean {
   // A leader's own CheckQuorum decides when it is none any more.
   if (raft.role === "leader") return true;
-  if (raft.leaderId === undefined || raft.isLeaderSuspect) return false;
-  return raft.electionElapsed < raft.options.electionTicks;
+  const { electionTicks, heartbeatTicks } = raft.options;
+  const silentTicksMax = raft.isLeaderSuspect ? 2 * heartbeatTicks : electionTicks;
+  return raft.leaderId !== undefined && raft.electionElapsed < silentTicksMax;
 }
 
 function answerLowerTerm(raft: Raft, from: NodeId, message: Message): void {
@@ -735,8 +737,11 @@ function hearLeader(raft: Raft, from: NodeId, epoch: number): boolean {
     raft.droppedCount++;
     return false;
   }
-  const isKnown = raft.role === "follower" && raft.leaderId === from && !raft.isLeaderSuspect;
-  if (!isKnown) becomeFollower(raft, raft.term, from);
+  if (raft.role !== "follower" || raft.leaderId !== from) becomeFollower(raft, raft.term, from);
+  if (raft.isLeaderSuspect) {
+    raft.isLeaderSuspect = false;
+    drawElectionTimeout(raft);
+  }
   raft.electionElapsed = 0;
   // Not joined yet: the leader's word counts, also when another one's addition was lost.
   if (!hasJoined(raft)) raft.joinedIndex = epoch;
