@@ -301,6 +301,10 @@ export async function changeRole(session: Session): Promise<void> {
   if (!node) return;
   const managers = nodes.filter((other) => other.spec.Role === "manager");
   if (node.spec.Role === "manager" && managers.length <= 2) return;
+  // As the API: the managers that stay must be a quorum by themselves.
+  const voters = session.manager.status().members.filter((member) => !member.isLearner);
+  const rest = voters.filter((member) => member.nodeId !== node.id);
+  if (node.spec.Role === "manager" && rest.length === 0) return;
   if (node.spec.Role === "worker" && managers.length >= 5) return;
   const Role = node.spec.Role === "manager" ? "worker" : "manager";
   await setSpec(session, node, { ...node.spec, Role });
@@ -315,6 +319,16 @@ export async function removeNode(session: Session): Promise<string | undefined> 
   const isForced = session.random.next() < 0.5;
   if (!isForced && node.status.state === "ready") return undefined;
   const condition = { key: `node/${node.id}`, version: node.version };
+  const operation: Operation = {
+    process: session.clientName,
+    key: `node/${node.id}`,
+    op: "write",
+    value: null,
+    startMs: session.nowMs(),
+    endMs: Number.POSITIVE_INFINITY,
+    outcome: "unknown",
+  };
+  session.records.registers.push(operation);
   const result = await write(
     session,
     [
@@ -327,6 +341,8 @@ export async function removeNode(session: Session): Promise<string | undefined> 
     ],
     isForced ? undefined : condition,
   );
+  operation.endMs = session.nowMs();
+  operation.outcome = "index" in result ? "ok" : "fail";
   return "index" in result ? node.id : undefined;
 }
 

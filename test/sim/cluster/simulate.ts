@@ -570,7 +570,10 @@ function startFaults(sim: Simulation): void {
   repeat(sim, faults.resetsPerSecond, () => network.breakOne());
   repeat(sim, faults.pausesPerSecond, () => {
     const { life } = (random.next() < 0.4 ? leaderOf(sim) : pick(random, hosts)) ?? {};
-    if (life) life.process.pausedUntilMs = world.nowMs + random.next() * faults.pauseMsMax;
+    if (!life) return;
+    // Never shortened: what was put off to the end of a pause keeps its order by that.
+    const untilMs = world.nowMs + random.next() * faults.pauseMsMax;
+    life.process.pausedUntilMs = Math.max(life.process.pausedUntilMs, untilMs);
   });
   repeat(sim, faults.crashesPerSecond, () => {
     const host = random.next() < 0.4 ? leaderOf(sim) : pick(random, hosts);
@@ -641,26 +644,21 @@ function calm(sim: Simulation, isScripted: boolean): void {
   for (const host of hosts) {
     host.engine.heal();
     if (!host.identity) continue;
-    if (host.life) {
-      host.life.process.pausedUntilMs = 0;
-      host.life.arm("at-rest");
-    } else {
-      startLife(host, context);
-    }
+    if (host.life) host.life.arm("at-rest");
+    else startLife(host, context);
   }
   // A script says itself what happens; another change would hide what it leaves open.
   if (isScripted) return;
   const settle = () => {
     const host = pick(sim.random, managersOf(sim));
     const { nodes, networks } = sim.recorder.history;
-    const isSettled = () =>
+    const isSettled =
       [...nodes.values()].every((node) => node.spec.Availability !== "pause") &&
       [...networks.values()].some((network) => network.spec.Name === "touch");
-    const again = () => {
-      if (!isSettled()) world.schedule(1_000, settle);
-    };
-    if (!host) {
-      world.schedule(1_000, settle);
+    // Again and again: what users began before may still be carried out.
+    const again = () => world.schedule(1_000, settle);
+    if (isSettled || !host) {
+      again();
       return;
     }
     const job = async (manager: Manager) => {
