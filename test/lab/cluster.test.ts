@@ -57,14 +57,15 @@ const runningContainers = async (service: string, hosts: readonly number[] = HOS
   );
   return lists.map((text) => text.split("\n").filter((line) => line !== ""));
 };
-const leaderOf = async (from: number): Promise<number> => {
-  const text = await lab
-    .host(from)
-    .docker("node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}");
-  const line = text.split("\n").find((l) => l.endsWith(" Leader"));
-  if (!line) throw new Error(`No leader in: ${text}`);
-  return Number(line.slice(1).split(" ")[0]);
-};
+/** The host that leads; one that was cut off a moment ago may not know yet. */
+const leaderOf = async (from: number): Promise<number> =>
+  waitFor("a leader in the list of nodes", async () => {
+    const text = await lab
+      .host(from)
+      .docker("node", "ls", "--format", "{{.Hostname}} {{.ManagerStatus}}");
+    const line = text.split("\n").find((l) => l.endsWith(" Leader"));
+    return line === undefined ? undefined : Number(line.slice(1).split(" ")[0]);
+  });
 const refusal = async (host: number, ...args: string[]) => {
   const result = await lab.host(host).tryRun(["docker", ...args]);
   expect(result.code).not.toBe(0);
