@@ -533,7 +533,7 @@ function becomeLeader(raft: Raft): void {
   const { log } = raft;
   if (raft.configurationIndex > log.commitIndex) {
     const before = configurationAt(log, raft.configurationIndex - 1).configuration;
-    for (const member of before.members) keepLeaving(raft, member.nodeId, member.addedAtIndex);
+    for (const member of before.members) keepLeaving(raft, member.nodeId);
   }
   // Opens the term: nothing of earlier terms is committed by counting (I3, raft §5.4.2, §8).
   raft.noopIndex = appendOwn(raft, "normal", NO_BYTES);
@@ -554,26 +554,31 @@ function useConfiguration(raft: Raft): void {
     // New, or added again and perhaps with an empty log: nothing known before counts.
     raft.progress.set(nodeId, newProgress(lastIndex(raft.log) + 1, raft.tick, addedAtIndex));
   }
-  for (const [nodeId, { epoch }] of raft.progress) {
-    if (!findMember(configuration, nodeId)) keepLeaving(raft, nodeId, epoch);
-  }
+  for (const nodeId of raft.progress.keys()) keepLeaving(raft, nodeId);
   const target = raft.transfer?.to;
   if (target !== undefined && !isVoter(configuration, target))
     abortTransfer(raft, "it was removed");
 }
 
-/** A removed member is replicated to for a while, not counted, so that it learns of its removal. */
-function keepLeaving(raft: Raft, nodeId: NodeId, epoch: number): void {
+/**
+ * A removed member is replicated to for a while, not counted, so that it learns of its removal. It may
+ * have deleted its log already and begin anew: the epoch of its old membership would tell it that it
+ * has joined, and it would act on old configurations (seed 12543: a snapshot in which it was the only
+ * voter). So it is told that it has not, until it is added again.
+ */
+function keepLeaving(raft: Raft, nodeId: NodeId): void {
   if (nodeId === raft.nodeId || findMember(raft.configuration, nodeId)) return;
-  const progress =
-    raft.progress.get(nodeId) ?? newProgress(lastIndex(raft.log) + 1, raft.tick, epoch);
-  progress.leaving ??= {
+  if (raft.progress.get(nodeId)?.leaving) return;
+  const progress = newProgress(lastIndex(raft.log) + 1, raft.tick, LEAVING_EPOCH);
+  progress.leaving = {
     index: raft.configurationIndex,
     untilTick: raft.tick + LEAVING_ELECTIONS * raft.options.electionTicks,
   };
   raft.progress.set(nodeId, progress);
 }
 const LEAVING_ELECTIONS = 10;
+/** No log is so long: `hasJoined` stays false for a member that has lost its own. */
+const LEAVING_EPOCH = Number.MAX_SAFE_INTEGER;
 
 // ---- messages -----------------------------------------------------------------------------------
 

@@ -388,7 +388,13 @@ describe("membership", () => {
     expect(done.answers).toEqual([{ type: "committed", requestId: 7, index: 3 }]);
     // The removed one is told, and then forgotten.
     expect(done.sent.some(({ to }) => to === "c") || raft.progress.has("c")).toBe(true);
-    hear(raft, "c", { type: "heartbeat-response", term: 2, epoch: 1, commitIndex: 3, readId: 0 });
+    hear(raft, "c", {
+      type: "heartbeat-response",
+      term: 2,
+      epoch: raft.progress.get("c")?.epoch ?? 0,
+      commitIndex: 3,
+      readId: 0,
+    });
     expect(raft.progress.has("c")).toBe(false);
   });
 
