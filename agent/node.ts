@@ -668,7 +668,10 @@ export function createNode(options: NodeOptions): Node {
     check();
   };
 
+  /** What the managers said last; it may change while an earlier word is still being followed. */
+  let wantedRole: NodeRole | undefined;
   const followRole = (role: NodeRole) => {
+    wantedRole = role;
     if (isStopping || !tls || role === certifiedRole()) {
       const isRight = !tls || isStopping || (role === "manager") === (managing !== undefined);
       if (isRight || isPending) return;
@@ -688,10 +691,14 @@ export function createNode(options: NodeOptions): Node {
         await stopManagerParts();
         removeManagerState(dataDir);
       }
-    }).catch((error: unknown) => {
-      log.warn({ err: String(error) }, "Role not followed yet, will try again");
-      if (!isStopping) setTimeout(() => followRole(role), RETRY_MS);
-    });
+    })
+      .then(() => {
+        if (wantedRole !== undefined && wantedRole !== role) followRole(wantedRole);
+      })
+      .catch((error: unknown) => {
+        log.warn({ err: String(error) }, "Role not followed yet, will try again");
+        if (!isStopping) setTimeout(() => followRole(wantedRole ?? role), RETRY_MS);
+      });
   };
 
   // ---- start, init, join, leave ---------------------------------------------------------------
