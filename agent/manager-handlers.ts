@@ -7,7 +7,7 @@ import { assert } from "../core/assert.ts";
 import { ClusterError } from "../core/errors.ts";
 import { newId, type NodeId } from "../core/ids.ts";
 import type { Cluster } from "../core/objects/cluster.ts";
-import type { NodeRole } from "../core/objects/node.ts";
+import type { NodeObject, NodeRole } from "../core/objects/node.ts";
 import type { StateOutput } from "../core/protocol.ts";
 import type { Random } from "../core/random.ts";
 import { issueCertificate } from "../net/pki/issue.ts";
@@ -67,15 +67,22 @@ export function managerRpc(options: {
     assert(nodeId !== undefined, "the server lets only certified peers call this method");
     return nodeId;
   };
-  const memberCaller = (connection: RpcConnection) => {
+  const refuseStranger = (nodeId: NodeId) =>
+    new ClusterError(
+      "forbidden",
+      `Node ${nodeId} is not part of this cluster any more: it was removed; leave with "docker swarm leave --force" and join again`,
+    );
+  const isManager = (node: NodeObject) => node.role === "manager" && node.spec.Role === "manager";
+  /**
+   * The caller as a node, which need not pass `isFit`. What is applied here may be somewhat old, and the
+   * caller have joined or been promoted since: nobody is refused by it before a barrier is passed.
+   */
+  const memberCaller = async (connection: RpcConnection, isFit = (_node: NodeObject) => true) => {
     const nodeId = callerId(connection);
-    const node = manager.readLocal((view) => view.node(nodeId));
-    if (!node) {
-      throw new ClusterError(
-        "forbidden",
-        `Node ${nodeId} is not part of this cluster any more: it was removed; leave with "docker swarm leave --force" and join again`,
-      );
-    }
+    const known = manager.readLocal((view) => view.node(nodeId));
+    if (known && isFit(known)) return known;
+    const node = await manager.read((view) => view.node(nodeId));
+    if (!node) throw refuseStranger(nodeId);
     return node;
   };
   const mustHaveCluster = (cluster: Cluster | undefined): Cluster => {
@@ -157,7 +164,6 @@ export function managerRpc(options: {
   };
 
   const raftJoin = async (nodeId: NodeId, addr: string) => {
-    mustLead();
     const isMember = () => manager.status().members.find((m) => m.nodeId === nodeId);
     const deadlineMs = Date.now() + RAFT_JOIN_TIMEOUT_MS;
     const attempt = async (run: () => Promise<void>) => {
@@ -215,13 +221,12 @@ export function managerRpc(options: {
   const handlers: RpcHandlers = {
     "issue-certificate": (params, connection) => issue(params, connection),
     "renew-certificate": async (params, connection) => {
-      memberCaller(connection);
       // The newest: the caller was just told that its role has changed, and asks whom it likes.
       const { cluster, caller } = await manager.read((view) => ({
         cluster: mustHaveCluster(view.cluster()),
         caller: view.node(callerId(connection)),
       }));
-      if (!caller) throw new ClusterError("forbidden", "This node was removed from the cluster");
+      if (!caller) throw refuseStranger(callerId(connection));
       const certificatePem = await issueCertificate({
         ca: cluster.rootCa,
         csrPem: params.csrPem,
@@ -235,7 +240,7 @@ export function managerRpc(options: {
     },
     "session-open": async (params, connection) => {
       mustLead();
-      const caller = memberCaller(connection);
+      const caller = await memberCaller(connection);
       const sessionId = Buffer.from(options.random.bytes(16)).toString("hex");
       for (const [id, held] of sessions) {
         if (held.nodeId === caller.id) sessions.delete(id);
@@ -291,7 +296,7 @@ export function managerRpc(options: {
     },
     "node-leave": async (params, connection) => {
       mustLead();
-      const caller = memberCaller(connection);
+      const caller = await memberCaller(connection);
       if (caller.id === options.nodeId) {
         // The caller hands over and asks the next leader.
         await manager.transferLeadership();
@@ -314,30 +319,32 @@ export function managerRpc(options: {
       return {};
     },
     propose: async (params, connection) => {
+      mustLead();
       // A demoted manager's certificate still says manager until it is renewed.
-      if (memberCaller(connection).role !== "manager") {
+      const caller = await memberCaller(connection, ({ role }) => role === "manager");
+      if (caller.role !== "manager") {
         throw new ClusterError("forbidden", "Only managers propose: this node is a worker");
       }
-      if (!manager.status().isLeader) throw notLeader();
       return { index: await manager.proposeAsLeader(params.data) };
     },
     "raft-join": async (params, connection) => {
-      const caller = memberCaller(connection);
-      if (caller.role !== "manager" || caller.spec.Role !== "manager") {
+      mustLead();
+      const caller = await memberCaller(connection, isManager);
+      if (!isManager(caller)) {
         throw new ClusterError("forbidden", `Node ${caller.id} is not a manager: promote it first`);
       }
       return raftJoin(caller.id, params.addr);
     },
     "raft-leave": async (_params, connection) => {
       mustLead();
-      const caller = memberCaller(connection);
+      const caller = await memberCaller(connection);
       await removeFromRaft(caller.id, false);
       log.warn({ member: caller.id }, "Member taken out of raft: it has lost its log");
       return {};
     },
     "cluster-status": async (_params, connection) => {
-      memberCaller(connection);
       mustLead();
+      await memberCaller(connection);
       return { status: await manager.freshStatus() };
     },
   };
@@ -349,8 +356,10 @@ export function managerRpc(options: {
     sessionOf: (nodeId) =>
       [...sessions.values()].find((held) => held.nodeId === nodeId)?.connection,
     admitManager: (connection) => {
-      const { id, role } = memberCaller(connection);
-      if (role !== "manager") throw new ClusterError("forbidden", `Node ${id} is not a manager`);
+      const nodeId = callerId(connection);
+      const role = manager.readLocal((view) => view.node(nodeId)?.role);
+      if (role !== "manager")
+        throw new ClusterError("forbidden", `Node ${nodeId} is not a manager`);
     },
     onStateOutput: (output) => {
       if (output.type === "assignments") {
