@@ -553,7 +553,8 @@ export async function startManagerOver(
     let outcome: Outcome | undefined;
     const seen = new Promise<void>((resolve) => {
       outcomeWaiters.set(proposal.id, (found) => {
-        outcome = found;
+        // The first time that it was applied counts.
+        outcome ??= found;
         resolve();
       });
     });

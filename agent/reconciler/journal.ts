@@ -58,7 +58,9 @@ function isBroken(error: unknown): boolean {
 function openDatabase(path: string): Journal {
   const db = new Database(path, { strict: true });
   try {
-    // NORMAL: a power cut may lose the last statuses, which are found again by observing.
+    // NORMAL: a power cut may lose the last statuses, which are found again by observing. Assignments
+    // are synced (putAssignments): by older ones a container could be started anew whose address
+    // belongs to another task by now.
     db.run("PRAGMA journal_mode = WAL");
     db.run("PRAGMA synchronous = NORMAL");
     db.run(
@@ -102,7 +104,14 @@ function journalOf(db: Database): Journal {
         .all()
         // Written by putAssignments of this or an earlier version of ours.
         .map((row) => JSON.parse(row.item) as AssignmentItem),
-    putAssignments: (change) => store(change),
+    putAssignments: (change) => {
+      db.run("PRAGMA synchronous = FULL");
+      try {
+        store(change);
+      } finally {
+        db.run("PRAGMA synchronous = NORMAL");
+      }
+    },
     records: () =>
       new Map(
         db

@@ -15,9 +15,11 @@ export function isTaskDirty(view: ClusterView, service: Service, task: Task): bo
   if (task.specVersion === service.specVersion) return false;
   if (isOutdated(service, task)) return true;
   const wanted = service.spec.TaskTemplate;
-  if (task.nodeId === undefined) return false;
+  if (isSameSpec(task.spec.Placement, wanted.Placement)) return false;
+  // Not placed yet: it may wait for ever for what is no longer asked of a node.
+  if (task.nodeId === undefined) return true;
   const node = view.node(task.nodeId);
-  if (node === undefined || isSameSpec(task.spec.Placement, wanted.Placement)) return false;
+  if (node === undefined) return false;
   return (
     !matchesConstraints(wanted.Placement?.Constraints ?? [], node) ||
     !supportsPlatform(wanted.Placement?.Platforms ?? [], node)

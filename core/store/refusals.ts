@@ -5,7 +5,7 @@
  */
 import { unreachable } from "../assert.ts";
 import type { ErrorCode } from "../errors.ts";
-import { TASK_STATE_ORDER, type Task, type TaskStatus } from "../objects/task.ts";
+import { isTaskDead, TASK_STATE_ORDER, type Task, type TaskStatus } from "../objects/task.ts";
 import type { TableName, Tables } from "./action.ts";
 import { cidrsOverlap } from "./cidr.ts";
 import { claimsOf, referencesOf } from "./claims.ts";
@@ -46,18 +46,19 @@ export function refuseWrite<T extends TableName>(
   );
 }
 
-/** A status moves forward only; within one state the newer report is taken. */
+/** A status moves forward only, and not beyond an end; within one state the newer report is taken. */
 export function refuseStatus(task: Task, status: TaskStatus): Refusal | undefined {
   const from = TASK_STATE_ORDER[task.status.state];
   const to = TASK_STATE_ORDER[status.state];
   if (!Object.hasOwn(TASK_STATE_ORDER, status.state)) {
     return invalid(`Unknown task state "${status.state}"`);
   }
-  if (to > from || (to === from && status.atMs >= task.status.atMs)) return undefined;
+  const isEnded = isTaskDead(task.status.state);
+  if ((to > from && !isEnded) || (to === from && status.atMs >= task.status.atMs)) return undefined;
   const message =
     to === from
       ? `Cannot update task ${task.id}: a newer report of "${status.state}" is known`
-      : `Cannot move task ${task.id} from "${task.status.state}" back to "${status.state}"`;
+      : `Cannot move task ${task.id} from "${task.status.state}" ${to > from ? "on" : "back"} to "${status.state}"`;
   return { code: "failed-precondition", message };
 }
 

@@ -3,8 +3,8 @@
  * batches status reports. It lives from one gain of leadership to its loss and takes nothing along.
  *
  * 1. It changes the state only by proposals; it sees their effect when they come back applied.
- * 2. It plans again only when none of its plan's proposals is under way, or after PLAN_TIMEOUT_MS
- *    (then they may be lost with a leadership, or late: stale actions are dropped by version).
+ * 2. It plans again only when none of its plan's proposals is under way. One that does not come in
+ *    PLAN_TIMEOUT_MS may be lost or late: an empty proposal after it tells, by coming first or alone.
  * 3. Liveness is counted in monotonic time, so that a clock set forward declares nobody down;
  *    plans use the wall clock, which their times are shown by.
  *
@@ -265,10 +265,20 @@ function startPlanning(ports: LeaderPorts, planSessions: (nowMs: number) => Stor
       inFlight.add(id);
       ports.propose(data);
     }
-    cancelTimeout = after(PLAN_TIMEOUT_MS, () => {
-      inFlight.clear();
-      planIn(0);
-    });
+    cancelTimeout = after(PLAN_TIMEOUT_MS, fence);
+  };
+
+  /**
+   * The plan is long in coming: lost, or only late. To plan beside one that is late would make its tasks
+   * twice. What was proposed before this comes before this or never, since consensus keeps the order.
+   */
+  const fence = () => {
+    markDirty();
+    const id = newId(ports.random);
+    inFlight.clear();
+    inFlight.add(id);
+    ports.propose(encodeProposal({ id, atMs: wallMs(), mode: "each", actions: [] }));
+    cancelTimeout = after(PLAN_TIMEOUT_MS, fence);
   };
 
   const markDirty = () => {

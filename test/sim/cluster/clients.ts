@@ -70,7 +70,7 @@ function versionOf(view: ClusterView, key: string): number | undefined {
 }
 
 /** Proposes as one; gives the index, or why it was refused. An outcome that stays unknown throws. */
-async function write(
+export async function write(
   session: Session,
   actions: StoreAction[],
   condition?: { key: string; version: number },
@@ -305,6 +305,9 @@ export async function changeRole(session: Session): Promise<void> {
   const voters = session.manager.status().members.filter((member) => !member.isLearner);
   const rest = voters.filter((member) => member.nodeId !== node.id);
   if (node.spec.Role === "manager" && rest.length === 0) return;
+  // A node that is away while every manager that it knows is demoted finds none any more, as in stock
+  // Swarm: the first one stays, which all know.
+  if (node.spec.Role === "manager" && node.index === 1) return;
   if (node.spec.Role === "worker" && managers.length >= 5) return;
   const Role = node.spec.Role === "manager" ? "worker" : "manager";
   await setSpec(session, node, { ...node.spec, Role });
@@ -395,7 +398,7 @@ export function nodeAction(node: {
 
 /** Marks a node with a value that nobody else writes, or reads a mark. */
 async function useRegister(session: Session): Promise<void> {
-  const { node } = await readNode(session, () => true);
+  const { node, nodes } = await readNode(session, () => true);
   if (!node) return;
   const key = `node/${node.id}`;
   const base = { process: session.clientName, key, startMs: session.nowMs() };
@@ -414,18 +417,30 @@ async function useRegister(session: Session): Promise<void> {
     });
     return;
   }
-  const operation: Operation = {
-    ...base,
-    op: "write",
-    value: newId(session.random).slice(0, 8),
-    endMs: Number.POSITIVE_INFINITY,
-    outcome: "unknown",
-  };
-  session.records.registers.push(operation);
-  const Labels = { ...node.spec.Labels, [MARK]: operation.value ?? "" };
-  const result = await setSpec(session, node, { ...node.spec, Labels });
-  operation.endMs = session.nowMs();
-  operation.outcome = "index" in result ? "ok" : "fail";
+  // Some mark another node as well: both or none.
+  const other = session.random.next() < 0.3 ? pick(session.random, nodes) : undefined;
+  const targets = other && other !== node ? [node, other] : [node];
+  const operations = targets.map(
+    (target): Operation => ({
+      ...base,
+      key: `node/${target.id}`,
+      op: "write",
+      value: newId(session.random).slice(0, 8),
+      endMs: Number.POSITIVE_INFINITY,
+      outcome: "unknown",
+    }),
+  );
+  session.records.registers.push(...operations);
+  const actions = targets.map((target, at): StoreAction => {
+    const Labels = { ...target.spec.Labels, [MARK]: operations[at]?.value ?? "" };
+    const set = { spec: { ...target.spec, Labels } };
+    return { type: "update", table: "node", id: target.id, ifVersion: target.version, set };
+  });
+  const result = await write(session, actions, { key, version: node.version });
+  for (const operation of operations) {
+    operation.endMs = session.nowMs();
+    operation.outcome = "index" in result ? "ok" : "fail";
+  }
 }
 
 /** Everything that was set aside comes back, so that what is wanted can be had. */

@@ -31,7 +31,7 @@ export type ClusterFaults = {
   downMsMax: number;
   /** Of the crashes: the machine goes down with its containers, and its peers are not told. */
   powerCutRate: number;
-  /** A power cut also loses what state.db wrote last. */
+  /** A power cut also loses what state.db and node.db wrote last. */
   stateLossRate: number;
   /** The agent is stopped in an orderly way, and started again. */
   restartsPerSecond: number;

@@ -61,7 +61,10 @@ type JournalFile = {
   isComplete: boolean;
   items: Map<string, AssignmentItem>;
   records: Map<string, TaskRecord>;
+  /** What takes back the newest changes, oldest first: a power cut may lose them. */
+  undo: (() => void)[];
 };
+const JOURNAL_UNDO_MAX = 30;
 
 export type SimHost = {
   readonly name: string;
@@ -109,7 +112,7 @@ export function createSimHost(name: string, engine: SimEngine, clock: Clock): Si
     identity: undefined,
     raftDisk: createDisk(),
     stateFile: emptyStateFile(),
-    journal: { isComplete: false, items: new Map(), records: new Map() },
+    journal: { isComplete: false, items: new Map(), records: new Map(), undo: [] },
     life: undefined,
   };
 }
@@ -128,7 +131,10 @@ export function endLife(
   context.network.processEnded(life.process, how.isPowerCut);
   if (how.isPowerCut && context.random.next() < context.faults.stateLossRate) {
     loseStateTail(host.stateFile, context.random);
+    const { undo } = host.journal;
+    for (let lost = context.random.next() * undo.length; lost >= 1; lost--) undo.pop()?.();
   }
+  host.journal.undo = [];
   context.trace(host, `dies ${how.why}, state at ${host.stateFile.index}`);
 }
 
@@ -333,7 +339,7 @@ function startAgent(host: SimHost, process: Process, context: HostContext): Life
         line: { state: {} as never, consensus: {} as never },
         raftDir: "",
         stateDir: "",
-        openReader: () => ({ read: (read) => read(stateThread.rows), close: () => {} }),
+        openReader: () => ({ read: (read) => read(stateThread.fileRows), close: () => {} }),
       },
     );
     const rpc = managerRpc({ manager, nodeId: me().nodeId, log: SILENT_LOG, random });
@@ -434,7 +440,12 @@ function startAgent(host: SimHost, process: Process, context: HostContext): Life
     const again = async (parts: ManagerParts) => {
       while (managing === parts && !isStopping) {
         try {
-          if (!isInRaft(parts)) {
+          if (!isInRaft(parts) && parts.manager.status().isLeader) {
+            // Nobody else can say so.
+            const set = { managerAddr: host.addr };
+            const { nodeId } = me();
+            await parts.manager.propose([{ type: "update", table: "node", id: nodeId, set }]);
+          } else if (!isInRaft(parts)) {
             const others = me().managers.filter((m) => m.nodeId !== me().nodeId);
             await askManagers("raft-join", { addr: host.addr }, RAFT_JOIN_TIMEOUT_MS, others);
           }
@@ -461,12 +472,13 @@ function startAgent(host: SimHost, process: Process, context: HostContext): Life
     return answer.role;
   };
 
+  let wantedRole: NodeRole | undefined;
+  const isFollowed = (role: NodeRole) =>
+    role === me().role && (role === "manager") === (managing !== undefined);
   const followRole = (role: NodeRole) => {
-    if (isStopping || role === me().role) {
-      const isRight = isStopping || (role === "manager") === (managing !== undefined);
-      if (isRight) return;
-    }
-    exclusive(async () => {
+    wantedRole = role;
+    if (isStopping || isFollowed(role)) return;
+    const step = async () => {
       if (isStopping) return;
       // The role may have changed again, which the next settings tell.
       if (role !== me().role && (await renewCertificate()) !== role) return;
@@ -480,10 +492,16 @@ function startAgent(host: SimHost, process: Process, context: HostContext): Life
         await stopManagerParts();
         removeManagerState();
       }
-    }).catch((error: unknown) => {
-      if (!(error instanceof ClusterError)) crash(error);
-      if (!isStopping) setTimeout(() => followRole(role), RETRY_MS);
-    });
+    };
+    exclusive(step)
+      // Told otherwise while this one was being followed, when nothing was to be done for it yet.
+      .then(() => {
+        if (wantedRole !== undefined && wantedRole !== role) followRole(wantedRole);
+      })
+      .catch((error: unknown) => {
+        if (!(error instanceof ClusterError)) crash(error);
+        if (!isStopping) setTimeout(() => followRole(wantedRole ?? role), RETRY_MS);
+      });
   };
 
   // ---- life -----------------------------------------------------------------------------------
@@ -528,11 +546,24 @@ function openSimJournal(
   file: JournalFile,
   pass: (point: "before-journal" | "after-journal") => void,
 ): Journal {
+  const remember = (undo: () => void) => {
+    file.undo.push(undo);
+    if (file.undo.length > JOURNAL_UNDO_MAX) file.undo.shift();
+  };
+  const rememberRecord = (taskId: string) => {
+    const before = file.records.get(taskId);
+    remember(() => {
+      if (before) file.records.set(taskId, before);
+      else file.records.delete(taskId);
+    });
+  };
   return {
     hasCompleteSet: () => file.isComplete,
     assignments: () => [...file.items.values()].sort((a, b) => (a.key < b.key ? -1 : 1)),
     putAssignments: ({ isComplete, put, removed }) => {
       pass("before-journal");
+      // Synced, and with it everything before.
+      file.undo = [];
       if (isComplete) {
         file.items.clear();
         file.isComplete = true;
@@ -544,10 +575,14 @@ function openSimJournal(
     records: () => new Map([...file.records].sort(([a], [b]) => (a < b ? -1 : 1))),
     putRecord: (taskId, record) => {
       pass("before-journal");
+      rememberRecord(taskId);
       file.records.set(taskId, record);
       pass("after-journal");
     },
-    deleteRecord: (taskId) => void file.records.delete(taskId),
+    deleteRecord: (taskId) => {
+      rememberRecord(taskId);
+      file.records.delete(taskId);
+    },
     clear: () => {
       file.isComplete = false;
       file.items.clear();

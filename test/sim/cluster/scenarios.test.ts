@@ -8,7 +8,7 @@ import { newId } from "../../../core/ids.ts";
 import type { NodeRole } from "../../../core/objects/node.ts";
 import type { ServiceSpec } from "../../../core/objects/service.ts";
 import { START_FIRST_LABEL } from "./checkers/slots.ts";
-import { networkAction, type Session } from "./clients.ts";
+import { networkAction, type Session, write } from "./clients.ts";
 import { type ClusterFaults, QUIET } from "./faults.ts";
 import type { SimHost } from "./host.ts";
 import { type ScenarioControl, simulateCluster } from "./simulate.ts";
@@ -87,6 +87,29 @@ describe("Cluster: dispatcher", () => {
   });
 });
 
+describe("Cluster: proposals", () => {
+  scenario(
+    "one whose answer is lost on the way from a slow leader is applied once, and said so",
+    (c) => {
+      for (let round = 0; round < 60; round++) {
+        c.at(5_000 + round * 200, () => {
+          c.user(async (session) => {
+            const mode = { Replicated: { Replicas: 0 } };
+            const spec = { ...aSpec({}, "app:1"), Name: `web${round}`, Mode: mode };
+            const object = { id: newId(session.random), spec };
+            await write(session, [{ type: "create", table: "service", object }]);
+          });
+        });
+        c.at(5_010 + round * 200, () => c.breakConnections(10));
+      }
+      c.at(18_000, () => {
+        c.faults.fsyncMsMax = 1;
+      });
+    },
+    { managerCount: 5, fsyncMsMax: 700 },
+  );
+});
+
 describe("Cluster: roles", () => {
   scenario("a node follows its demotion although a manager that it asks is behind", (c) => {
     c.at(5_000, () => {
@@ -141,6 +164,40 @@ describe("Cluster: services", () => {
       c.at(8_000, () => c.user(deploy(aSpec(startFirst, "app:2"))));
       c.at(8_150, () => c.user(deploy(aSpec(startFirst, "app:3", "node.labels.zone==nowhere"))));
     },
+  );
+
+  scenario("a task that waits for a place is replaced when its service asks for less", (c) => {
+    c.at(3_000, () => c.user(deploy(aSpec({}, "app:1", "node.labels.zone==nowhere"))));
+    c.at(6_000, () => c.user(deploy(aSpec({}, "app:1"))));
+  });
+
+  scenario(
+    "a plan that is long in coming is not made twice",
+    (c) => {
+      for (let round = 0; round < 30; round++) {
+        const spec = { ...aSpec({}, "app:1"), Name: `s${round}` };
+        c.at(5_000 + round * 1_500, () => c.user(deploy(spec)));
+      }
+      c.at(60_000, () => {
+        c.faults.threadDelayMsMax = 0.3;
+      });
+    },
+    { managerCount: 1, workerCount: 2, threadDelayMsMax: 2_600, safetyMs: 61_000 },
+  );
+
+  scenario(
+    "a task that has ended stays so, although a power cut takes its node's memory of it",
+    (c) => {
+      const worker = c.host(4);
+      c.at(3_000, () => c.user(deploy(aSpec({}, "app:1", "node.role==worker"))));
+      for (let round = 0; round < 8; round++) {
+        const atMs = 5_000 + round * 1_600;
+        c.at(atMs, () => c.user(deploy(aSpec({}, `app:${round}`, "node.role==worker"))));
+        c.at(atMs + 600 + round * 40, () => c.powerCut(worker));
+        c.at(atMs + 1_200, () => c.start(worker));
+      }
+    },
+    { stateLossRate: 1 },
   );
 
   scenario(

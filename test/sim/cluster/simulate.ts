@@ -82,7 +82,11 @@ export type ScenarioControl = {
   /** Through some manager that lives, tried again until it has an answer. */
   user(job: (session: Session) => Promise<void>): void;
   crash(host: SimHost): void;
+  /** With its containers, and what was written last. */
+  powerCut(host: SimHost): void;
   start(host: SimHost): void;
+  /** Breaks so many connections, of whoever they are. */
+  breakConnections(count: number): void;
   /** Both ways. */
   cut(one: SimHost, other: SimHost, durationMs: number): void;
   faults: ClusterFaults;
@@ -159,7 +163,14 @@ function controlOf(sim: Simulation): ScenarioControl {
     leader: () => leaderOf(sim),
     user,
     crash: (host) => endLife(host, context, { isPowerCut: false, why: "by script" }),
+    powerCut: (host) => {
+      endLife(host, context, { isPowerCut: true, why: "by a power cut" });
+      host.engine.goAway(100, true);
+    },
     start: (host) => startLife(host, context),
+    breakConnections: (count) => {
+      for (let broken = 0; broken < count; broken++) network.breakOne();
+    },
     cut: (one, other, durationMs) => {
       network.cut({ from: one.name, to: other.name }, durationMs);
       network.cut({ from: other.name, to: one.name }, durationMs);

@@ -24,6 +24,11 @@ import type { ClusterFaults } from "./faults.ts";
 import { createThread, type Line, type Thread } from "./threads.ts";
 import type { Process, VirtualTime } from "./virtual-time.ts";
 
+/** As in core/store/worker.ts. */
+const PERSIST_MS = 50;
+const PERSIST_ENTRIES = 1_000;
+const APPLIED_REPORT_MS = 20;
+
 /** What state.db holds, and what it held some entries ago: a power cut may fall back to that. */
 export type StateFile = {
   index: RaftIndex;
@@ -55,6 +60,8 @@ export type StateThread = {
   thread: Thread<StateOutput>;
   fromConsensus(message: ConsensusToState): void;
   rows: MemoryRows;
+  /** What the file holds: main reads there. On a follower it is somewhat behind. */
+  fileRows: MemoryRows;
   /** The process has ended: the file is what was committed last. */
   closeFile(): void;
 };
@@ -75,23 +82,48 @@ export function startStateThread(options: {
   observer.replaced(rows);
   let leader: Leader | undefined;
   let leaderTerm = 0;
-  /** While a batch is under way the file is still as before it. */
-  let hasFile = true;
+  const fileRows = createMemoryRows();
+  fileRows.replaceAll(file.rows, file.index);
+  let isAwaited = false;
+  let untold: AppliedBatch = { outcomes: [], changes: [] };
+  let persistTimer: ReturnType<typeof setTimeout> | undefined;
+  let reportTimer: ReturnType<typeof setTimeout> | undefined;
 
   const closeFile = () => {
-    if (!hasFile) return;
-    file.rows = exportRows(rows);
-    file.index = rows.index;
+    file.rows = exportRows(fileRows);
+    file.index = fileRows.index;
+  };
+
+  const reportApplied = () => {
+    reportTimer ??= setTimeout(() => {
+      reportTimer = undefined;
+      toConsensus({ type: "applied", index: fileRows.index });
+    }, APPLIED_REPORT_MS);
+  };
+
+  /** One transaction: rows and index together. */
+  const persist = () => {
+    clearTimeout(persistTimer);
+    persistTimer = undefined;
+    if (fileRows.index === rows.index) return;
+    crashes.pass("before-state-commit");
+    // In the order in which they were made: claims change hands.
+    for (const change of untold.changes) {
+      if (change.kind === "remove") fileRows.delete(change.table, change.id);
+      else fileRows.put(change.table, change.object);
+    }
+    fileRows.setIndex(rows.index);
+    keepOlder(file, fileRows);
+    thread.notify({ type: "applied", index: rows.index, ...untold });
+    untold = { outcomes: [], changes: [] };
+    crashes.pass("after-state-commit");
+    reportApplied();
   };
 
   const applyEntries = (
     entries: Extract<ConsensusToState, { type: "apply" }>["entries"],
   ): AppliedBatch => {
     const batch: AppliedBatch = { outcomes: [], changes: [] };
-    if (crashes.armed === "before-state-commit") {
-      closeFile();
-      hasFile = false;
-    }
     for (const entry of entries) {
       if (entry.index <= rows.index) continue;
       assert(
@@ -104,10 +136,7 @@ export function startStateThread(options: {
       }
       batch.changes.push(...result.changes);
       observer.applied({ index: entry.index, result, rows });
-      keepOlder(file, rows);
     }
-    crashes.pass("before-state-commit");
-    hasFile = true;
     return batch;
   };
 
@@ -115,25 +144,31 @@ export function startStateThread(options: {
     switch (message.type) {
       case "apply": {
         const batch = applyEntries(message.entries);
-        thread.notify({ type: "applied", index: rows.index, ...batch });
+        untold.outcomes.push(...batch.outcomes);
+        untold.changes.push(...batch.changes);
+        if (leader || isAwaited || rows.index - fileRows.index >= PERSIST_ENTRIES) persist();
+        else persistTimer ??= setTimeout(persist, PERSIST_MS);
         leader?.applied(batch);
-        crashes.pass("after-state-commit");
-        toConsensus({ type: "applied", index: rows.index });
         break;
       }
-      case "restore":
+      case "restore": {
         stopLeader();
-        rows.replaceAll(decodeSnapshot(message.data).rows, message.index);
+        persist();
+        const contents = decodeSnapshot(message.data).rows;
+        rows.replaceAll(contents, message.index);
+        fileRows.replaceAll(contents, message.index);
         file.older = [];
         observer.replaced(rows);
         thread.notify({ type: "restored", index: rows.index });
         toConsensus({ type: "applied", index: rows.index });
         break;
+      }
       case "leadership":
         if (leader && message.isLeader && message.term === leaderTerm) break;
         stopLeader();
         if (message.isLeader) {
           leaderTerm = message.term;
+          persist();
           observer.leads(true);
           leader = startLeader({
             view: rows,
@@ -198,6 +233,8 @@ export function startStateThread(options: {
         leader?.silentMembers(input.nodeIds);
         return undefined;
       case "awaited":
+        isAwaited = input.isAwaited;
+        if (isAwaited) persist();
         return undefined;
       case "report-status":
         return leading()
@@ -209,8 +246,9 @@ export function startStateThread(options: {
         throw new ClusterError("not-implemented", `The simulator does not ${input.type}`);
       case "stop":
         stopLeader();
-        closeFile();
-        hasFile = false;
+        clearTimeout(persistTimer);
+        clearTimeout(reportTimer);
+        persist();
         thread.exit();
         return { type: "done" };
       default:
@@ -221,7 +259,7 @@ export function startStateThread(options: {
     { time, process, random, delayMsMax: () => faults.threadDelayMsMax },
     handle,
   );
-  return { thread, fromConsensus, rows, closeFile };
+  return { thread, fromConsensus, rows, fileRows, closeFile };
 }
 
 function exportRows(rows: MemoryRows): Row[] {
