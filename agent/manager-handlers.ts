@@ -12,7 +12,7 @@ import type { StateOutput } from "../core/protocol.ts";
 import type { Random } from "../core/random.ts";
 import { issueCertificate } from "../net/pki/issue.ts";
 import { parseJoinToken, tokenSecretsEqual } from "../net/pki/join-token.ts";
-import type { ManagerAddress, RpcMethods } from "../net/rpc/methods.ts";
+import type { ManagerAddress, RpcMethods, RpcNotes } from "../net/rpc/methods.ts";
 import type { RpcConnection } from "../net/rpc/peer.ts";
 import type { RpcHandlers } from "../net/rpc/server.ts";
 import type { Logger } from "./logger.ts";
@@ -36,6 +36,10 @@ export type ManagerRpc = {
 };
 
 export function managerRpc(options: {
+  onAssignmentsApplied(
+    connection: RpcConnection,
+    applied: RpcNotes["assignments-applied"]["body"],
+  ): void;
   manager: Manager;
   nodeId: NodeId;
   log: Logger;
@@ -373,6 +377,13 @@ export function managerRpc(options: {
         if (!held) return;
         sessions.delete(output.sessionId);
         held.connection.note("session-end", { sessionId: output.sessionId, reason: output.reason });
+    onAssignmentsApplied: (connection, applied) => {
+      if (sessions.get(applied.sessionId)?.connection !== connection) return;
+      manager.state.notify({ type: "assignments-applied", ...applied });
+    },
+    keysLearned: () => {
+      for (const held of sessions.values()) if (held.isPartial) held.connection.close();
+    },
       }
     },
   };

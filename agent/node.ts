@@ -17,7 +17,6 @@ import { ClusterError } from "../core/errors.ts";
 import type { NodeRole } from "../core/objects/node.ts";
 import type { RaftStatus } from "../core/protocol.ts";
 import type { Random } from "../core/random.ts";
-import type { MeshAnswer, MeshInput, MeshOutput } from "../net/mesh/protocol.ts";
 import { createKeyAndCsr } from "../net/pki/issue.ts";
 import { readCertificate, tlsInfo } from "../net/pki/read.ts";
 import { loadPki, removePki, savePki } from "../net/pki/store.ts";
@@ -42,6 +41,7 @@ import { foundCluster } from "./found-cluster.ts";
 import { watchDiskSpace, type DiskWatch } from "./disk-space.ts";
 import { loadIdentity, type NodeIdentity, removeIdentity, saveIdentity } from "./identity.ts";
 import type { Logger } from "./logger.ts";
+import { type LocalParts, startLocalParts } from "./local-parts.ts";
 import { renderMetrics } from "./metrics.ts";
 import type { LogPorts } from "./logs/collect.ts";
 import { createLogRelay, type LogRelay, openLogLink } from "./logs/relay.ts";
@@ -49,13 +49,11 @@ import { createLogSource } from "./logs/source.ts";
 import { serveOver } from "./logs/stream.ts";
 import { type Manager, removeManagerState, startManager } from "./manager.ts";
 import { type ManagerRpc, managerRpc } from "./manager-handlers.ts";
-import type { ReconcilerAnswer, ReconcilerInput, ReconcilerOutput } from "./reconciler/protocol.ts";
 import { restoreCluster, writeRestoredLog } from "./restore.ts";
 import { clearForRebuild, isLogDamaged, isRebuildPending, putLogAside } from "./rebuild.ts";
 import { startRoleManager } from "./role-manager.ts";
 import { type Session, startSession } from "./session.ts";
-import { spawnWorker } from "./spawn-workers.ts";
-import { type WorkerClient, workerClient } from "./worker-client.ts";
+import { openVault, sealSecret } from "./vault.ts";
 
 /** As stock Swarm: after this the join goes on in the background. */
 const JOIN_TIMEOUT_MS = 20_000;
@@ -110,10 +108,6 @@ export type Node = {
   stop(): Promise<void>;
 };
 
-type LocalParts = {
-  reconciler: WorkerClient<ReconcilerInput, ReconcilerAnswer, ReconcilerOutput>;
-  mesh: WorkerClient<MeshInput, MeshAnswer, MeshOutput>;
-};
 type ManagerParts = {
   manager: Manager;
   rpc: ManagerRpc;
@@ -170,83 +164,22 @@ export function createNode(options: NodeOptions): Node {
     saveIdentity(dataDir, identity);
   };
 
-  // ---- local parts ----------------------------------------------------------------------------
-
-  const startLocalParts = async (): Promise<LocalParts> => {
-    const reconciler = workerClient<ReconcilerInput, ReconcilerAnswer, ReconcilerOutput>(
-      spawnWorker("reconciler"),
-      "reconciler",
-    );
-    const mesh = workerClient<MeshInput, MeshAnswer, MeshOutput>(spawnWorker("mesh"), "mesh");
-    const parts = { reconciler, mesh };
-    for (const [name, client] of [
-      ["reconciler", reconciler],
-      ["mesh", mesh],
-    ] as const) {
-      client.onExit((exit) => {
-        if (!exit.wasAsked) {
-          options.fatal(`The ${name} worker ended unasked`, {
-            code: exit.code,
-            err: exit.error?.stack,
-          });
-        }
-      });
-    }
-    reconciler.onOutput((output) => {
-      if (output.type === "statuses") session?.reportStatuses(output.statuses);
-      else if (output.type === "networks-present") {
-        mesh.notify({ type: "networks-present", networkIds: output.networkIds });
-      } else {
-        log.info({ engine: output.description.Engine.EngineVersion }, "The engine changed");
-      }
+  const startParts = (): Promise<LocalParts> =>
+    startLocalParts({
+      dataDir,
+      engineSocket: options.engineSocket,
+      meshBackend: options.meshBackend ?? "auto",
+      log,
+      onStatuses: (statuses) => session?.reportStatuses(statuses),
+      onDescriptionChanged: () => session?.descriptionChanged(),
+      fatal: options.fatal,
     });
-    mesh.onOutput((output) => {
-      if (output.type === "repaired") log.warn({ what: output.what }, "Mesh drift mended");
-      else log.error({ err: output.message }, "Mesh could not be programmed");
-    });
-    try {
-      const ready = await mesh.request({
-        type: "init",
-        dir: join(dataDir, "mesh"),
-        backend: "auto",
-        engineSocket: options.engineSocket,
-      });
-      assert(ready.type === "ready", "init is answered by ready");
-      await reconciler.request({
-        type: "init",
-        engineSocket: options.engineSocket,
-        dir: join(dataDir, "node"),
-      });
-      log.info({ backend: ready.backend }, "Mesh ready");
-    } catch (error) {
-      await Promise.all([reconciler.stop({ type: "stop" }), mesh.stop({ type: "stop" })]);
-      throw error;
-    }
-    return parts;
-  };
-
-  const stopLocalParts = async (parts: LocalParts | undefined, wipe: boolean) => {
-    if (!parts) return;
-    if (wipe) {
-      await parts.reconciler.request({ type: "wipe" }, { timeoutMs: 60_000 });
-      await parts.mesh.request({ type: "wipe" }, { timeoutMs: 30_000 });
-    }
-    await Promise.all([parts.reconciler.stop({ type: "stop" }), parts.mesh.stop({ type: "stop" })]);
-  };
 
   // ---- session --------------------------------------------------------------------------------
 
-  const takeAssignments = (message: AssignmentsMessage) => {
-    const parts = local;
-    if (!parts) return;
-    const assignments = {
-      type: "assignments" as const,
-      isComplete: message.type === "complete",
-      put: message.put,
-      removed: message.removed,
-    };
-    parts.reconciler.notify(assignments);
-    parts.mesh.notify(assignments);
+  const takeAssignments = (message: AssignmentsMessage, applied: () => void) => {
+    if (!local) return;
+    local.assign(message, applied);
     for (const item of message.put) {
       if (item.kind !== "settings") continue;
       keepManagers(item.body.managers);
@@ -388,7 +321,10 @@ export function createNode(options: NodeOptions): Node {
         tls: mustHave(tls, "TLS identity"),
         clusterId: me.clusterId,
         handlers: rpc.handlers,
-        notes: { raft: (body, connection) => rpc.onRaftNote(connection, body.data) },
+        notes: {
+          raft: (body, connection) => rpc.onRaftNote(connection, body.data),
+          "assignments-applied": (body, connection) => rpc.onAssignmentsApplied(connection, body),
+        },
         onConnection: (connection) => logs.serve(connection),
         onError: (where, error) =>
           log.warn({ where, err: error instanceof Error ? error.stack : String(error) }, "RPC"),
@@ -718,9 +654,9 @@ export function createNode(options: NodeOptions): Node {
     await stopManagerParts();
     pool?.close();
     pool = undefined;
-    await stopLocalParts(parts, true).catch((error: unknown) =>
-      log.warn({ err: String(error) }, "Local parts not wiped"),
-    );
+    await parts
+      ?.stop(true)
+      .catch((error: unknown) => log.warn({ err: String(error) }, "Local parts not wiped"));
     local = undefined;
     identity = undefined;
     tls = undefined;
@@ -767,7 +703,7 @@ export function createNode(options: NodeOptions): Node {
       isPending = true;
       let parts: LocalParts | undefined;
       try {
-        parts = await startLocalParts();
+        parts = await startParts();
         local = parts;
         tls = founded.tls;
         savePki(dataDir, founded.tls);
@@ -927,7 +863,7 @@ export function createNode(options: NodeOptions): Node {
       isPending = true;
       let parts: LocalParts | undefined;
       try {
-        parts = await startLocalParts();
+        parts = await startParts();
         local = parts;
         tls = restored.tls;
         savePki(dataDir, restored.tls);
@@ -1020,7 +956,7 @@ export function createNode(options: NodeOptions): Node {
       isPending = true;
       let parts: LocalParts | undefined;
       try {
-        parts = await startLocalParts();
+        parts = await startParts();
         local = parts;
         const { answer, keyPem } = await certify(request, addresses.dataPath);
         tls = {
@@ -1270,7 +1206,7 @@ export function createNode(options: NodeOptions): Node {
         pool = makePool();
         await waitForRoom();
         if (isStopping) return;
-        local = await startLocalParts();
+        local = await startParts();
         if (certifiedRole() === "manager") {
           const addr = identity.advertiseAddr;
           const isStarted = await startOrRebuild({
@@ -1306,7 +1242,7 @@ export function createNode(options: NodeOptions): Node {
       session?.close();
       await stopManagerParts();
       pool?.close();
-      await stopLocalParts(local, false);
+      await local?.stop(false);
     },
   };
 }

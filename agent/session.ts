@@ -55,7 +55,8 @@ export type SessionPorts = {
   description(): Promise<NodeDescription>;
   dataPathAddr: string;
   /** In order; `complete` first. */
-  onAssignments(message: AssignmentsMessage): void;
+  /** `applied`: to be called once this node balances by the message, if that is wanted. */
+  onAssignments(message: AssignmentsMessage, applied: () => void): void;
   /** The managers as the leader tells them, when they have changed. */
   onManagers(managers: ManagerAddress[]): void;
   /** On each change of state, and of the reason why there is no session. */
@@ -273,7 +274,11 @@ export function startSession(ports: SessionPorts): Session {
           learn(body.managers);
           beat(body.heartbeatPeriodMs);
         }
-        ports.onAssignments(message);
+        const { generation } = message;
+        // A note that is lost costs the leader its longest wait, nothing else.
+        ports.onAssignments(message, () => {
+          if (!isOver) connection.note("assignments-applied", { sessionId, generation });
+        });
       });
 
     const heartbeat = async (open: Current) => {

@@ -154,6 +154,8 @@ export type StateInput =
     }
   /** Notification: while held, nothing is proposed by this thread (no room on disk). */
   | { type: "hold"; isHeld: boolean }
+  /** The session's node balances by what it was sent up to this generation. Notification. */
+  | { type: "assignments-applied"; sessionId: string; generation: number }
   /** Answer `{ type: "snapshot", … }`: everything at the applied index (backup). */
   | { type: "snapshot" }
   | { type: "stop" };

@@ -16,7 +16,7 @@ import type { AssignmentItem } from "../../core/dispatcher/assignment.ts";
 import { ClusterError } from "../../core/errors.ts";
 import type { UnixMs } from "../../core/ids.ts";
 import type { NodeDescription } from "../../core/objects/node.ts";
-import type { TaskStatus } from "../../core/objects/task.ts";
+import { TASK_STATE_ORDER, type TaskStatus } from "../../core/objects/task.ts";
 import { nodeDescription } from "./description.ts";
 import { executeStep, type ExecutePorts, type StepOutcome, type Wanted } from "./execute.ts";
 import type { Journal } from "./journal.ts";
@@ -362,7 +362,9 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
   wake();
 
   return {
-    assignments: (change) => {
+    assignments: (told) => {
+      const put = told.put.map((item) => neverBack(items.get(item.key), item));
+      const change = { ...told, put };
       journal.putAssignments(change);
       if (change.isComplete) items.clear();
       for (const key of change.removed) items.delete(key);
@@ -435,6 +437,17 @@ function isRecordStep(step: TaskStep): step is Exclude<TaskStep, EngineStep> {
 function wantedOf(items: ReadonlyMap<string, AssignmentItem>): Wanted {
   const wanted: Wanted = {
     tasks: new Map(),
+/**
+ * A task that was told to stop is being stopped. A new leader may hold it still, as one that serves
+ * (core/dispatcher/withdrawal.ts): that is not obeyed.
+ */
+function neverBack(known: AssignmentItem | undefined, item: AssignmentItem): AssignmentItem {
+  if (known?.kind !== "task" || item.kind !== "task") return item;
+  const { desiredState } = known.body;
+  const isBack = TASK_STATE_ORDER[item.body.desiredState] < TASK_STATE_ORDER[desiredState];
+  return isBack ? { ...item, body: { ...item.body, desiredState } } : item;
+}
+
     networks: new Map(),
     secrets: new Map(),
     configs: new Map(),

@@ -86,3 +86,5 @@ export type AssignmentsMessage = {
   /** Keys; always empty for `complete`. */
   removed: string[];
 };
+  /** The leader waits for the word (`assignments-applied`) that the node's tables hold this. */
+  isAckWanted?: true;

@@ -9,7 +9,8 @@
  * 3. A status report does not put the same task again: see `isSameItem`.
  */
 import { unreachable } from "../assert.ts";
-import type { NodeId } from "../ids.ts";
+import { trustedRoots } from "../ca/root-rotation.ts";
+import type { NodeId, TaskId } from "../ids.ts";
 import type { NodeObject } from "../objects/node.ts";
 import type { Service } from "../objects/service.ts";
 import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../objects/task.ts";
@@ -28,9 +29,13 @@ export type AssignmentSet = ReadonlyMap<string, AssignmentItem>;
 export type AssignmentDiff = { put: AssignmentItem[]; removed: string[] };
 
 /** The complete set of one node; empty for a node that is not in the view. */
-export function assignmentsFor(view: ClusterView, nodeId: NodeId): AssignmentSet {
+export function assignmentsFor(
+  view: ClusterView,
+  nodeId: NodeId,
+  isHeld?: (taskId: TaskId) => boolean,
+): AssignmentSet {
   if (!view.node(nodeId)) return new Map();
-  return new Map([...sharedAssignments(view), ...ownAssignments(view, nodeId)]);
+  return new Map([...sharedAssignments(view), ...ownAssignments(view, nodeId, isHeld)]);
 }
 
 /** The part that every node has: peers, networks, services, endpoints. */
@@ -52,7 +57,11 @@ export function sharedAssignments(view: ClusterView): Map<string, AssignmentItem
  * The part that only this node has: its settings, its tasks, and the secrets and configs that its
  * living tasks reference.
  */
-export function ownAssignments(view: ClusterView, nodeId: NodeId): Map<string, AssignmentItem> {
+export function ownAssignments(
+  view: ClusterView,
+  nodeId: NodeId,
+  isHeld: (taskId: TaskId) => boolean = () => false,
+): Map<string, AssignmentItem> {
   const items = new Map<string, AssignmentItem>();
   const node = view.node(nodeId);
   if (!node) return items;
@@ -60,7 +69,8 @@ export function ownAssignments(view: ClusterView, nodeId: NodeId): Map<string, A
   if (settings) items.set(settings.key, settings);
   for (const task of view.tasksByNode(nodeId)) {
     if (!isAssigned(task)) continue;
-    items.set(`task/${task.id}`, { key: `task/${task.id}`, kind: "task", body: task });
+    const body: Task = isHeld(task.id) ? { ...task, desiredState: "running" } : task;
+    items.set(`task/${task.id}`, { key: `task/${task.id}`, kind: "task", body });
     if (isTaskDead(task.status.state)) continue;
     for (const id of secretIdsOf(task.spec)) {
       const secret = view.secret(id);

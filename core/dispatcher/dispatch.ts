@@ -5,12 +5,13 @@
  *    keys that the changes touch: O(changes), not O(tasks).
  * 2. A session's own part is computed again only for nodes that the changes touch.
  * 3. After a round every open session has been sent exactly `assignmentsFor(view, its node)`, up to
- *    `isSameItem`. The generation counts what was sent, without gaps.
+ *    `isSameItem`, with the tasks held that are being withdrawn (withdrawal.ts). The generation counts
+ *    what was sent, without gaps.
  *
  * In the memory of the leader only: a new one starts with complete sets.
  */
 import { unreachable } from "../assert.ts";
-import type { NodeId } from "../ids.ts";
+import type { NodeId, TaskId } from "../ids.ts";
 import type { Change } from "../store/action.ts";
 import type { ClusterView } from "../store/view.ts";
 import type { AssignmentItem, AssignmentsMessage } from "./assignment.ts";
@@ -23,6 +24,14 @@ import {
   sharedItem,
   sharedKeysOf,
 } from "./assignments.ts";
+import {
+  acknowledgeWithdrawals,
+  awaitSession,
+  beginWithdrawal,
+  endWithdrawals,
+  isHeld,
+  type Withdrawals,
+} from "./withdrawal.ts";
 
 type Receiver = {
   nodeId: NodeId;
@@ -34,11 +43,19 @@ type Receiver = {
 export type Dispatch = {
   shared: Map<string, AssignmentItem>;
   receivers: Map<string, Receiver>;
+  withdrawals: Withdrawals;
+};
+export type DispatchRound = {
+  messages: { sessionId: string; message: AssignmentsMessage }[];
+  /** The next round is due then although nothing has changed. */
+  wakeAtMs: number | undefined;
 };
 
-/** Starts with the shared part of this view. */
-export function createDispatch(view: ClusterView): Dispatch {
-  return { shared: sharedAssignments(view), receivers: new Map() };
+/** Starts with the shared part of this view. `nowMs` here and below: monotonic. */
+export function createDispatch(view: ClusterView, nowMs: number): Dispatch {
+  const withdrawals: Withdrawals = new Map();
+  for (const task of view.tasks()) beginWithdrawal(withdrawals, view, task, nowMs);
+  return { shared: sharedAssignments(view), receivers: new Map(), withdrawals };
 }
 
 /** The session gets a complete set in the next round. */
@@ -48,6 +65,15 @@ export function addReceiver(dispatch: Dispatch, sessionId: string, nodeId: NodeI
 
 export function dropReceiver(dispatch: Dispatch, sessionId: string): void {
   dispatch.receivers.delete(sessionId);
+  acknowledge(dispatch, { sessionId, generation: Number.POSITIVE_INFINITY });
+}
+
+/** The session's node balances by what it was sent up to this generation; the next round may be due. */
+export function acknowledge(
+  dispatch: Dispatch,
+  session: { sessionId: string; generation: number },
+): void {
+  acknowledgeWithdrawals(dispatch.withdrawals, session);
 }
 
 /** `changes`: all since the last round (or since `createDispatch`), in any order. */
@@ -55,35 +81,67 @@ export function dispatchRound(
   dispatch: Dispatch,
   view: ClusterView,
   changes: readonly Change[],
-): { sessionId: string; message: AssignmentsMessage }[] {
+  nowMs: number,
+): DispatchRound {
+  const { withdrawals } = dispatch;
+  const begun = beginWithdrawals(dispatch, view, changes, nowMs);
   const shared = refreshShared(dispatch.shared, view, changes);
   const touched = touchedNodes(changes);
-  const messages: { sessionId: string; message: AssignmentsMessage }[] = [];
-  for (const [sessionId, receiver] of dispatch.receivers) {
-    // Its session is about to end; an empty set would tell a removed node to stop its containers.
-    if (!view.node(receiver.nodeId)) continue;
+  const messages: DispatchRound["messages"] = [];
+  const receivers: [string, Receiver][] = [];
+  // Its session is about to end; an empty set would tell a removed node to stop its containers.
+  for (const entry of dispatch.receivers) if (view.node(entry[1].nodeId)) receivers.push(entry);
+  // Their endpoints are among what follows. A complete set to come knows nothing else.
+  for (const [sessionId, { own, generation }] of receivers) {
+    if (own) awaitSession(withdrawals, begun, { sessionId, generation: generation + 1 });
+  }
+  const { ended, wakeAtMs } = endWithdrawals(withdrawals, view, nowMs);
+  if (touched !== "all") {
+    for (const { nodeId } of ended) if (nodeId !== undefined) touched.add(nodeId);
+  }
+  const held = (taskId: TaskId) => isHeld(withdrawals, taskId);
+  for (const [sessionId, receiver] of receivers) {
     if (!receiver.own) {
-      receiver.own = ownAssignments(view, receiver.nodeId);
+      receiver.own = ownAssignments(view, receiver.nodeId, held);
       receiver.generation = 1;
       const put = [...dispatch.shared.values(), ...receiver.own.values()];
       messages.push({ sessionId, message: { type: "complete", generation: 1, put, removed: [] } });
       continue;
     }
     const isTouched = touched === "all" || touched.has(receiver.nodeId);
-    const own = isTouched ? refreshOwn(receiver.own, view, receiver.nodeId) : NO_DIFF;
+    const own = isTouched ? refreshOwn(receiver.own, view, receiver.nodeId, held) : NO_DIFF;
     const put = [...shared.put, ...own.put];
     const removed = [...shared.removed, ...own.removed];
     if (put.length === 0 && removed.length === 0) continue;
     receiver.generation += 1;
+    const { generation } = receiver;
+    const ack = begun.length > 0 ? { isAckWanted: true as const } : {};
     messages.push({
       sessionId,
-      message: { type: "incremental", generation: receiver.generation, put, removed },
+      message: { type: "incremental", generation, put, removed, ...ack },
     });
   }
-  return messages;
+  return { messages, wakeAtMs };
 }
 
 const NO_DIFF: AssignmentDiff = { put: [], removed: [] };
+
+/** Those whose endpoint was ready in what was sent last, so that this round takes them out. */
+function beginWithdrawals(
+  dispatch: Dispatch,
+  view: ClusterView,
+  changes: readonly Change[],
+  nowMs: number,
+): TaskId[] {
+  const begun: TaskId[] = [];
+  for (const { table, id } of changes) {
+    const sent = table === "task" ? dispatch.shared.get(`endpoint/${id}`) : undefined;
+    if (sent?.kind !== "endpoint" || !sent.body.isReady) continue;
+    const task = view.task(id);
+    if (task && beginWithdrawal(dispatch.withdrawals, view, task, nowMs)) begun.push(id);
+  }
+  return begun;
+}
 
 function refreshShared(
   shared: Map<string, AssignmentItem>,
@@ -112,15 +170,16 @@ function refreshOwn(
   own: Map<string, AssignmentItem>,
   view: ClusterView,
   nodeId: NodeId,
+  held: (taskId: TaskId) => boolean,
 ): AssignmentDiff {
-  const diff = diffAssignments(own, ownAssignments(view, nodeId));
+  const diff = diffAssignments(own, ownAssignments(view, nodeId, held));
   for (const key of diff.removed) own.delete(key);
   for (const item of diff.put) own.set(item.key, item);
   return diff;
 }
 
 /** Nodes whose own part the changes may touch. */
-function touchedNodes(changes: readonly Change[]): ReadonlySet<NodeId> | "all" {
+function touchedNodes(changes: readonly Change[]): Set<NodeId> | "all" {
   const nodes = new Set<NodeId>();
   for (const change of changes) {
     switch (change.table) {

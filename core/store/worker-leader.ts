@@ -12,6 +12,7 @@
  * Clocks and timers are a port, so that the simulator runs this same code in virtual time.
  */
 import {
+  acknowledge,
   addReceiver,
   createDispatch,
   dispatchRound,
@@ -97,6 +98,8 @@ export type Leader = {
   closeSession(sessionId: string): void;
   /** An unknown session is answered by a session-end, so that the node opens a new one. */
   heartbeat(beat: { nodeId: string; sessionId: string }): void;
+  /** The session's node balances by what it was sent up to this generation. */
+  assignmentsApplied(session: { sessionId: string; generation: number }): void;
   /** Raft members of which consensus has no word. */
   silentMembers(nodeIds: readonly string[]): void;
   /**
@@ -122,7 +125,7 @@ export function startLeader(ports: LeaderPorts): Leader {
   const { view } = ports;
   const { monotonicMs, after } = ports.time;
   const sessions = createSessions();
-  const dispatch = createDispatch(view);
+  const dispatch = createDispatch(view, monotonicMs());
   let hasStopped = false;
 
   const endSessions = (ended: readonly EndedSession[]) => {
@@ -138,14 +141,19 @@ export function startLeader(ports: LeaderPorts): Leader {
   // ---- dispatching ----------------------------------------------------------------------------
   let undispatched: Change[] = [];
   let cancelDispatch: (() => void) | undefined;
+  let cancelRedispatch: (() => void) | undefined;
   const dispatchSoon = () => {
     cancelDispatch ??= after(DISPATCH_DEBOUNCE_MS, () => {
       cancelDispatch = undefined;
+      cancelRedispatch?.();
       const changes = undispatched;
       undispatched = [];
-      for (const { sessionId, message } of dispatchRound(dispatch, view, changes)) {
+      const nowMs = monotonicMs();
+      const { messages, wakeAtMs } = dispatchRound(dispatch, view, changes, nowMs);
+      for (const { sessionId, message } of messages) {
         ports.output({ type: "assignments", sessionId, message });
       }
+      if (wakeAtMs !== undefined) cancelRedispatch = after(wakeAtMs - nowMs, dispatchSoon);
     });
   };
 
@@ -180,6 +188,10 @@ export function startLeader(ports: LeaderPorts): Leader {
       closeSession(sessions, sessionId);
       dropReceiver(dispatch, sessionId);
     },
+    assignmentsApplied: (session) => {
+      acknowledge(dispatch, session);
+      dispatchSoon();
+    },
     silentMembers: (nodeIds) => {
       sessions.silentMembers = new Set(nodeIds);
     },
@@ -209,6 +221,7 @@ export function startLeader(ports: LeaderPorts): Leader {
       hasStopped = true;
       cancelTick();
       cancelDispatch?.();
+      cancelRedispatch?.();
       planning.stop();
       const reason = "leadership lost";
       endSessions([...sessions.nodeBySession.keys()].map((sessionId) => ({ sessionId, reason })));

@@ -69,6 +69,9 @@ export function startStateWorker(planners: readonly Planner[] = PLANNERS): void 
         else sessionEnd(input.sessionId);
         return undefined;
       case "silent-members":
+      case "assignments-applied":
+        leader?.assignmentsApplied(input);
+        return undefined;
         leader?.silentMembers(input.nodeIds);
         return undefined;
       case "awaited":

@@ -52,8 +52,13 @@ export type MeshOptions = {
 export type MeshStatus = { backend: string; repairs: Record<string, number>; lastError?: string };
 
 export type Mesh = {
-  readonly backendName: string;
-  assignments(change: { isComplete: boolean; put: AssignmentItem[]; removed: string[] }): void;
+  /** With a mark: `applied` is notified once the kernel and DNS are as the table says after it. */
+  assignments(change: {
+    isComplete: boolean;
+    put: AssignmentItem[];
+    removed: string[];
+    mark?: number;
+  }): void;
   networksPresent(networkIds: string[]): void;
   status(): MeshStatus;
   /** Resolves when no change waits and no round runs. */
@@ -237,9 +242,18 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
     } finally {
       if (plan) noteLegs(plan);
       updateDns(interfaces);
+  /** The newest mark in the table, and the newest that was told to be applied. */
+  const marks = { taken: 0, told: 0 };
+  const tellApplied = (mark: number) => {
+    if (mark <= marks.told) return;
+    marks.told = mark;
+    options.notify({ type: "applied", mark });
+  };
+
     }
   };
 
+    const mark = marks.taken;
   const checkRound = async () => {
     if (isStopped) return;
     const before = await routing.interfaces();
@@ -266,6 +280,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
     const portCount = await routing.mendPorts();
     counts.hairpin = isPortNew ? 0 : portCount;
     settledDevices = deviceKey(plan, after);
+    if (applied) tellApplied(mark);
     applied = plan;
     const what: string[] = [];
     for (const [kind, count] of Object.entries(counts)) {
@@ -316,9 +331,13 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   return {
     backendName: backend.name,
     assignments: (change) => {
-      if (!applyAssignments(table, change)) return;
-      schedule();
-      saveSoon();
+      marks.taken = change.mark ?? marks.taken;
+      const hasChanged = applyAssignments(table, change);
+      if (hasChanged) saveSoon();
+      // Nothing to do and nothing under way: so it is already.
+      if (!hasChanged && change.mark !== undefined && applied && !isBusy())
+        tellApplied(change.mark);
+      else if (hasChanged || change.mark !== undefined) schedule();
     },
     networksPresent: (networkIds) => {
       reportedIds = networkIds;

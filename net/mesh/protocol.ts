@@ -10,7 +10,14 @@ export type MeshInput =
       engineSocket: string;
     }
   /** Kinds settings, peer, network, service, endpoint; others are ignored. As ReconcilerInput. Notification. */
-  | { type: "assignments"; isComplete: boolean; put: AssignmentItem[]; removed: string[] }
+  | {
+      type: "assignments";
+      isComplete: boolean;
+      put: AssignmentItem[];
+      removed: string[];
+      /** Counts up; answered by `applied` once this node balances by it. */
+      mark?: number;
+    }
   /** From the reconciler: overlay networks that exist in the engine on this node. Notification. */
   | { type: "networks-present"; networkIds: string[] }
   /** Answer `{ type: "status", … }`. */
@@ -28,3 +35,5 @@ export type MeshAnswer =
 export type MeshOutput =
   /** Drift was found and mended: what it was. */
   { type: "repaired"; what: string[] } | { type: "apply-failed"; message: string };
+  /** What came up to the assignments of this mark is in the kernel and in DNS. */
+  | { type: "applied"; mark: number }

@@ -429,10 +429,11 @@ export function createConnection(options: ConnectionOptions): OwnedConnection {
     },
     close: () => close("closed here"),
   };
-  const { raft, assignments, "session-end": sessionEnd } = notes;
-  if (raft) connection.onNote("raft", (body) => raft(body, connection));
-  if (assignments) connection.onNote("assignments", (body) => assignments(body, connection));
-  if (sessionEnd) connection.onNote("session-end", (body) => sessionEnd(body, connection));
+  const serveNote = <N extends RpcNote>(note: N) => {
+    const handler = notes[note];
+    if (handler) connection.onNote(note, (body) => handler(body, connection));
+  };
+  for (const note of Object.keys(notes)) if (isRpcNote(note)) serveNote(note);
   return { connection, opened: opening.promise, refuse };
 }
 

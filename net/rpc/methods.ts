@@ -124,6 +124,8 @@ export type RpcNotes = {
   /** Further tasks of the same node. */
   "logs-more": { role: "manager"; body: { stream: number; tasks: LogTask[] } };
   /** So many bytes were taken by the reader. */
+  /** Agent → manager: this node balances by what it was sent up to this generation. */
+  "assignments-applied": { role: "worker"; body: { sessionId: string; generation: number } };
   "logs-grant": { role: "manager"; body: { stream: number; bytes: number } };
   "logs-close": { role: "manager"; body: { stream: number } };
   /** Agent → leader → API node: whole records (agent/logs/record.ts). */

@@ -4,6 +4,7 @@
  * send them). Texts and lists have bounds, so that no request is larger than what it is for.
  */
 import { z } from "zod";
+import type { AssignmentsMessage } from "../../core/dispatcher/assignment.ts";
 import type { NodeDescription } from "../../core/objects/node.ts";
 import { TASK_STATE_ORDER, type TaskState, type TaskStatus } from "../../core/objects/task.ts";
 import type { LogOpen, LogTask, RpcMethod, RpcMethods, RpcNote, RpcNotes } from "./methods.ts";
@@ -25,6 +26,7 @@ export const NOTE_ROLES: { [N in RpcNote]: RpcNotes[N]["role"] } = {
   raft: "manager",
   assignments: "manager",
   "session-end": "manager",
+  "assignments-applied": "worker",
   "logs-open": "manager",
   "logs-more": "manager",
   "logs-grant": "manager",
@@ -152,10 +154,12 @@ export const NOTE_SCHEMAS: { [N in RpcNote]: z.ZodType<RpcNotes[N]["body"]> } = 
       generation: z.number().int().positive(),
       put: z.array(z.custom<RpcNotes["assignments"]["body"]["message"]["put"][number]>(isItem)),
       removed: z.array(z.string()),
-    }),
+      isAckWanted: z.literal(true).exactOptional(),
+    } satisfies Fields<AssignmentsMessage>),
   }),
   "session-end": z.object({ sessionId: shortText, reason: text }),
   "logs-open": z.object({ stream, open: logOpen }),
+  "assignments-applied": z.object({ sessionId: shortText, generation: count }),
   "logs-more": z.object({ stream, tasks: logTasks }),
   "logs-grant": z.object({ stream, bytes: count }),
   "logs-close": z.object({ stream }),

@@ -88,6 +88,23 @@ const body = (rows: Rows, nodeId: string, key: string) =>
   assignmentsFor(rows, nodeId).get(key)?.body;
 
 describe("assignmentsFor()", () => {
+  test("gives a registry's credentials to the nodes of the service's tasks only", () => {
+    const rows = world();
+    const spec = taskSpec({ PullOptions: { RegistryAuth: "credentials-of-web" } });
+    const service = { Name: "web", TaskTemplate: spec, Mode: { Replicated: {} } };
+    applyOrThrow(rows, {
+      type: "update",
+      table: "service",
+      id: "s1",
+      set: { spec: service, previousSpec: service },
+    });
+    addTask(rows, "t1", { spec });
+    const textFor = (nodeId: string) => JSON.stringify([...assignmentsFor(rows, nodeId)]);
+    expect(textFor("n1")).toContain("credentials-of-web");
+    expect(textFor("n2")).toContain("endpoint/t1");
+    expect(textFor("n2")).not.toContain("credentials-of-web");
+  });
+
   test("gives settings, peers, networks and services with an endpoint to every node", () => {
     const rows = world();
     expect(keys(assignmentsFor(rows, "n2"))).toEqual([

@@ -12,6 +12,7 @@ import {
   dispatchRound,
   dropReceiver,
 } from "../../../core/dispatcher/dispatch.ts";
+import { isHeld } from "../../../core/dispatcher/withdrawal.ts";
 import type { Change } from "../../../core/store/action.ts";
 import { apply } from "../../../core/store/apply.ts";
 import { createMemoryRows } from "../../../core/store/memory-rows.ts";
@@ -31,7 +32,7 @@ describe("dispatchRound()", () => {
     fc.assert(
       fc.property(proposals, fc.integer({ min: 1, max: 4 }), (list, perRound) => {
         const rows = createMemoryRows();
-        const dispatch = createDispatch(rows);
+        const dispatch = createDispatch(rows, 0);
         const received = new Map<string, Map<string, AssignmentItem>>();
         const generations = new Map<string, number>();
         let changes: Change[] = [];
@@ -42,7 +43,8 @@ describe("dispatchRound()", () => {
           // One more node connects in each of the first rounds.
           const nodeId = `n${i / perRound + 1}`;
           if (rows.node(nodeId) && !received.has(nodeId)) addReceiver(dispatch, nodeId, nodeId);
-          for (const { sessionId, message } of dispatchRound(dispatch, rows, changes)) {
+          const { messages } = dispatchRound(dispatch, rows, changes, i * 100);
+          for (const { sessionId, message } of messages) {
             const generation = (generations.get(sessionId) ?? 0) + 1;
             expect(message.generation).toBe(generation);
             expect(message.type).toBe(generation === 1 ? "complete" : "incremental");
@@ -59,7 +61,8 @@ describe("dispatchRound()", () => {
               generations.delete(sessionId);
               continue;
             }
-            const wanted = assignmentsFor(rows, sessionId);
+            const held = (id: string) => isHeld(dispatch.withdrawals, id);
+            const wanted = assignmentsFor(rows, sessionId, held);
             expect(diffAssignments(set, wanted)).toEqual({ put: [], removed: [] });
           }
         }
@@ -76,25 +79,25 @@ describe("dispatchRound()", () => {
       create("node", nodeDraft("n1", 1)),
       create("service", serviceDraft("s1")),
     );
-    const dispatch = createDispatch(rows);
+    const dispatch = createDispatch(rows, 0);
     addReceiver(dispatch, "a", "n1");
-    expect(dispatchRound(dispatch, rows, []).map(({ message }) => message.type)).toEqual([
+    expect(dispatchRound(dispatch, rows, [], 0).messages.map((m) => m.message.type)).toEqual([
       "complete",
     ]);
-    expect(dispatchRound(dispatch, rows, [])).toEqual([]);
+    expect(dispatchRound(dispatch, rows, [], 0).messages).toEqual([]);
     const task = taskDraft("t1", "s1", { nodeId: "n1", status: taskStatus("assigned") });
     const changes = applyOrThrow(rows, create("task", task));
     dropReceiver(dispatch, "a");
-    expect(dispatchRound(dispatch, rows, changes)).toEqual([]);
+    expect(dispatchRound(dispatch, rows, changes, 0).messages).toEqual([]);
   });
 
   test("sends nothing to a removed node: an empty set would stop its containers", () => {
     const rows = createMemoryRows();
     applyOrThrow(rows, create("node", nodeDraft("n1", 1)));
-    const dispatch = createDispatch(rows);
+    const dispatch = createDispatch(rows, 0);
     addReceiver(dispatch, "a", "n1");
-    dispatchRound(dispatch, rows, []);
+    dispatchRound(dispatch, rows, [], 0);
     const changes = applyOrThrow(rows, { type: "remove", table: "node", id: "n1" });
-    expect(dispatchRound(dispatch, rows, changes)).toEqual([]);
+    expect(dispatchRound(dispatch, rows, changes, 0).messages).toEqual([]);
   });
 });

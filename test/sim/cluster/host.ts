@@ -52,6 +52,7 @@ const RAFT_JOIN_TIMEOUT_MS = 25_000;
 const RETRY_MS = 500;
 const RAFT_CHECK_MS = 2_000;
 const HANDOVER_TIMEOUT_MS = 2_000;
+const MESH_MS = 60;
 const SILENT_LOG = pino({ level: "silent" });
 
 /** What node.json and the certificate say. */
@@ -225,8 +226,10 @@ function startAgent(host: SimHost, process: Process, context: HostContext): Life
     },
   });
 
-  const takeAssignments = (message: AssignmentsMessage) => {
+  const takeAssignments = (message: AssignmentsMessage, applied: () => void) => {
     context.assigned(host, message);
+    // There is no mesh here: its word comes some time later.
+    if (message.isAckWanted) setTimeout(applied, MESH_MS);
     toReconciler(() =>
       reconciler.assignments({
         isComplete: message.type === "complete",
@@ -357,7 +360,10 @@ function startAgent(host: SimHost, process: Process, context: HostContext): Life
       process,
       certificate,
       handlers,
-      notes: { raft: (body, connection) => rpc.onRaftNote(connection, body.data) },
+      notes: {
+        raft: (body, connection) => rpc.onRaftNote(connection, body.data),
+        "assignments-applied": (body, connection) => rpc.onAssignmentsApplied(connection, body),
+      },
     });
     const roles = startRoleManager({ manager, nodeId: me().nodeId, log: SILENT_LOG });
     holder.roles = roles;

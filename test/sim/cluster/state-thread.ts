@@ -229,6 +229,9 @@ export function startStateThread(options: {
           thread.notify({ type: "session-end", sessionId, reason: "leadership lost" });
         }
         return undefined;
+      case "assignments-applied":
+        leader?.assignmentsApplied(input);
+        return undefined;
       case "silent-members":
         leader?.silentMembers(input.nodeIds);
         return undefined;

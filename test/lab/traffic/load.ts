@@ -1,0 +1,134 @@
+/**
+ * HTTP load that forgives nothing: a request that gets no whole answer with status 200 is a failure,
+ * none is sent again. Half of the users keep their connection while the server lets them, half open
+ * one for each request. Runs in a network namespace of the lab, to addresses of the lab only.
+ *
+ * Argument: LoadConfig as JSON. Ends after `requestsMin` once a line came on standard input (what was
+ * to be watched is over), or at `requestsMax`; prints LoadResult as JSON.
+ */
+export type LoadConfig = {
+  targets: { host: string; port: number }[];
+  users: number;
+  requestsMin: number;
+  requestsMax: number;
+};
+export type LoadResult = {
+  requestCount: number;
+  connectionCount: number;
+  failures: string[];
+  failureCount: number;
+  /** Answers by their text. */
+  answers: Record<string, number>;
+};
+
+const TIMEOUT_MS = 10_000;
+const FAILURES_SHOWN_MAX = 20;
+
+async function main(config: LoadConfig): Promise<LoadResult> {
+  const result: LoadResult = {
+    requestCount: 0,
+    connectionCount: 0,
+    failures: [],
+    failureCount: 0,
+    answers: {},
+  };
+  let isOver = false;
+  process.stdin.once("data", () => {
+    isOver = true;
+  });
+  const goesOn = () =>
+    result.requestCount < config.requestsMax &&
+    (!isOver || result.requestCount < config.requestsMin);
+  const fail = (why: string) => {
+    result.failureCount += 1;
+    if (result.failures.length < FAILURES_SHOWN_MAX) result.failures.push(why);
+  };
+  const user = async (index: number) => {
+    const keepsAlive = index % 2 === 0;
+    for (let turn = index; goesOn(); turn++) {
+      const target = config.targets[turn % config.targets.length];
+      if (!target) throw new Error("No target");
+      result.connectionCount += 1;
+      try {
+        const connection = await connect(target);
+        do {
+          result.requestCount += 1;
+          const { text, isLast } = await connection.ask(keepsAlive);
+          result.answers[text] = (result.answers[text] ?? 0) + 1;
+          if (isLast) break;
+        } while (goesOn());
+        connection.close();
+      } catch (error) {
+        fail(`${target.host}:${target.port} ${keepsAlive ? "kept" : "short"}: ${String(error)}`);
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: config.users }, (_, i) => user(i)));
+  return result;
+}
+
+type Answer = { text: string; isLast: boolean };
+async function connect(target: { host: string; port: number }) {
+  let waiting: { resolve(answer: Answer): void; reject(error: Error): void } | undefined;
+  let received = "";
+  const settle = (act: (waiter: NonNullable<typeof waiting>) => void) => {
+    const waiter = waiting;
+    waiting = undefined;
+    if (waiter) act(waiter);
+  };
+  const opening = Bun.connect({
+    hostname: target.host,
+    port: target.port,
+    socket: {
+      data: (_, chunk) => {
+        received += chunk.toString("latin1");
+        const end = received.indexOf("\r\n\r\n");
+        if (end < 0) return;
+        const head = received.slice(0, end);
+        const length = Number(/content-length: (\d+)/i.exec(head)?.[1]);
+        const body = received.slice(end + 4);
+        if (body.length < length) return;
+        received = "";
+        const isLast = /connection: close/i.test(head);
+        const isFine = head.startsWith("HTTP/1.1 200");
+        settle(({ resolve, reject }) =>
+          isFine ? resolve({ text: body.trim(), isLast }) : reject(new Error(head)),
+        );
+      },
+      close: () => settle(({ reject }) => reject(new Error("closed without an answer"))),
+      error: (_, error) => settle(({ reject }) => reject(error)),
+      connectError: (_, error) => settle(({ reject }) => reject(error)),
+    },
+  });
+  const socket = await within(opening, "no connection");
+  return {
+    ask: (keepsAlive: boolean): Promise<Answer> => {
+      const answer = new Promise<Answer>((resolve, reject) => {
+        waiting = { resolve, reject };
+      });
+      const header = keepsAlive ? "keep-alive" : "close";
+      socket.write(`GET / HTTP/1.1\r\nHost: lab\r\nConnection: ${header}\r\n\r\n`);
+      return within(answer, "no answer");
+    },
+    close: () => socket.end(),
+  };
+}
+
+async function within<T>(work: Promise<T>, what: string): Promise<T> {
+  let timer: Timer | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what} in ${TIMEOUT_MS} ms`)), TIMEOUT_MS);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+if (import.meta.main) {
+  // Written by the test.
+  const config = JSON.parse(process.argv[2] ?? "") as LoadConfig;
+  console.log(JSON.stringify(await main(config)));
+  process.exit(0);
+}
