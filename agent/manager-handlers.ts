@@ -4,6 +4,7 @@
  */
 import { chooseMeshAddress, chooseNodeIndex } from "../core/allocator/node-index.ts";
 import { assert } from "../core/assert.ts";
+import { NODE_LEFT_MESSAGE, signingCa, trustedRoots } from "../core/ca/root-rotation.ts";
 import { ClusterError } from "../core/errors.ts";
 import { newId, type NodeId } from "../core/ids.ts";
 import type { Cluster } from "../core/objects/cluster.ts";
@@ -120,7 +121,7 @@ export function managerRpc(options: {
       const role = roleOfToken(cluster, params.token);
       const nodeId = newId(options.random);
       const certificatePem = await issueCertificate({
-        ca: cluster.rootCa,
+        ca: signingCa(cluster),
         csrPem: params.csrPem,
         nodeId,
         role,
@@ -161,7 +162,7 @@ export function managerRpc(options: {
         clusterId: cluster.id,
         role,
         certificatePem,
-        caCertificatePem: cluster.rootCa.certificatePem,
+        caCertificatePem: trustedRoots(cluster),
         managers: managers(),
       };
     }
@@ -232,7 +233,7 @@ export function managerRpc(options: {
       }));
       if (!caller) throw refuseStranger(callerId(connection));
       const certificatePem = await issueCertificate({
-        ca: cluster.rootCa,
+        ca: signingCa(cluster),
         csrPem: params.csrPem,
         nodeId: caller.id,
         role: caller.role,
@@ -240,7 +241,7 @@ export function managerRpc(options: {
         lifetimeMs: cluster.spec.CAConfig.NodeCertExpiry / 1e6,
         nowMs: Date.now(),
       });
-      return { role: caller.role, certificatePem, caCertificatePem: cluster.rootCa.certificatePem };
+      return { role: caller.role, certificatePem, caCertificatePem: trustedRoots(cluster) };
     },
     "session-open": async (params, connection) => {
       mustLead();
@@ -315,7 +316,7 @@ export function managerRpc(options: {
           set: {
             role: "worker",
             spec: { ...caller.spec, Role: "worker" },
-            status: { ...caller.status, state: "down", message: "node left the swarm" },
+            status: { ...caller.status, state: "down", message: NODE_LEFT_MESSAGE },
           },
           unset: ["managerAddr"],
         },

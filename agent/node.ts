@@ -12,7 +12,7 @@ import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { renewAtMs } from "../core/ca/rotation.ts";
 import { assert } from "../core/assert.ts";
-import type { AssignmentsMessage } from "../core/dispatcher/assignment.ts";
+import type { AssignmentsMessage, NodeSettings } from "../core/dispatcher/assignment.ts";
 import { ClusterError } from "../core/errors.ts";
 import type { NodeRole } from "../core/objects/node.ts";
 import type { RaftStatus } from "../core/protocol.ts";
@@ -71,6 +71,8 @@ const RAFT_CHECK_MS = 5_000;
 const START_WAIT_MS = 5_000;
 const RENEW_CHECK_MS = 60_000;
 /** A leader that stops hands over first; without an answer in this time it stops all the same. */
+/** Nodes renew spread over this time when the root CA changes. */
+const CA_SPREAD_MS = 1_000;
 const HANDOVER_TIMEOUT_MS = 2_000;
 /** A leader without room on disk tries to hand over so often. */
 const HANDOVER_RETRY_MS = 5_000;
@@ -188,6 +190,7 @@ export function createNode(options: NodeOptions): Node {
   };
 
   const startNodeSession = () => {
+      followCa(item.body);
     session = startSession({
       managers: () => {
         // Its own address this node knows best: the others may not have heard of a new one yet.
@@ -206,15 +209,9 @@ export function createNode(options: NodeOptions): Node {
         return connection;
       },
       description: async () => {
-        const answer = await mustHave(local, "local parts").reconciler.request(
-          { type: "describe" },
-          { timeoutMs: 10_000 },
-        );
-        assert(answer.type === "description", "describe is answered by description");
-        return {
-          ...answer.description,
-          TLSInfo: tlsInfo(mustHave(tls, "TLS identity").caCertificatePem),
-        };
+        const description = await mustHave(local, "local parts").describe();
+        const { caCertificatePem, certificatePem } = mustHave(tls, "TLS identity");
+        return { ...description, TLSInfo: tlsInfo(caCertificatePem, certificatePem) };
       },
       dataPathAddr: mustHave(identity, "identity").dataPathAddr,
       onAssignments: takeAssignments,
@@ -690,6 +687,34 @@ export function createNode(options: NodeOptions): Node {
   const init = (request: InitRequest) =>
     exclusive(async () => {
       if (identity) {
+  let wantedCa: NodeSettings | undefined;
+  const hasCa = (wanted: NodeSettings) => {
+    const { caCertificatePem, certificatePem } = mustHave(tls, "TLS identity");
+    if (wanted.caCertificatePem !== caCertificatePem) return false;
+    const { CertIssuerPublicKey } = tlsInfo(caCertificatePem, certificatePem);
+    return [undefined, CertIssuerPublicKey].includes(wanted.issuerPublicKey);
+  };
+  /** Trusts the roots that the managers name, with a certificate of the one that they want (core/ca). */
+  const followCa = (settings: NodeSettings) => {
+    wantedCa = settings;
+    if (isStopping || !tls || hasCa(settings)) return;
+    const step = async () => {
+      if (isStopping || !tls || wantedCa !== settings || hasCa(settings)) return;
+      await renewCertificate();
+      // The rotation goes on by what the nodes say of themselves.
+      session?.descriptionChanged();
+    };
+    const delayMs = random.next() * CA_SPREAD_MS;
+    setTimeout(() => {
+      exclusive(step).catch((error: unknown) => {
+        log.warn({ err: String(error) }, "New root CA not followed yet, will try again");
+        setTimeout(() => {
+          if (wantedCa === settings) followCa(settings);
+        }, RETRY_MS);
+      });
+    }, delayMs);
+  };
+
         if (request.ForceNewCluster && managing) return forceNewCluster(request);
         throw new ClusterError("unavailable", ALREADY_IN_SWARM);
       }

@@ -15,6 +15,7 @@
  */
 import { rmSync } from "node:fs";
 import { chooseMeshAddress, chooseNodeIndex } from "../core/allocator/node-index.ts";
+import { signingCa, trustedRoots } from "../core/ca/root-rotation.ts";
 import { ClusterError } from "../core/errors.ts";
 import { newId, type NodeId, type RaftIndex, type UnixMs } from "../core/ids.ts";
 import type { NodeAvailability, NodeObject } from "../core/objects/node.ts";
@@ -72,7 +73,7 @@ export async function restoreCluster(input: {
   const nodeId = newId(random);
   const { keyPem, csrPem } = await createKeyAndCsr();
   const certificatePem = await issueCertificate({
-    ca: cluster.rootCa,
+    ca: signingCa(cluster),
     csrPem,
     nodeId,
     role: "manager",
@@ -96,7 +97,7 @@ export async function restoreCluster(input: {
   return {
     nodeId,
     clusterId: cluster.id,
-    tls: { certificatePem, keyPem, caCertificatePem: cluster.rootCa.certificatePem },
+    tls: { certificatePem, keyPem, caCertificatePem: trustedRoots(cluster) },
     index,
     snapshot: encodeSnapshot(index, bodiesOf(rows)),
     workerCount: nodes.length - managers.length,

@@ -1,4 +1,5 @@
 import { planAllocation } from "./allocator/allocate.ts";
+import { planRootRotation } from "./ca/root-rotation.ts";
 import { planConstraintEnforcement } from "./orchestrator/constraint-enforcer.ts";
 import { planGlobal } from "./orchestrator/global.ts";
 import { planJobs } from "./orchestrator/jobs.ts";
@@ -19,4 +20,5 @@ export const PLANNERS: readonly Planner[] = [
   planJobs,
   planAllocation,
   planSchedule,
+  planRootRotation,
 ];

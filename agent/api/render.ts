@@ -43,7 +43,7 @@ export function renderCluster(cluster: Cluster, tlsInfo: TlsInfo): Json {
     ...renderMeta(cluster),
     Spec: cluster.spec,
     TLSInfo: tlsInfo,
-    RootRotationInProgress: false,
+    RootRotationInProgress: cluster.caRotation !== undefined,
     DefaultAddrPool: cluster.addressPools,
     SubnetSize: cluster.subnetSize,
     DataPathPort: cluster.dataPathPort,

@@ -1,8 +1,10 @@
 /** /swarm: the cluster itself. Source: Docker Engine API, tag Swarm; moby daemon/cluster/swarm.go. */
 import { Hono } from "hono";
 import { ClusterError } from "../../core/errors.ts";
-import type { Cluster, ClusterSpec } from "../../core/objects/cluster.ts";
+import type { CaRotation, Cluster, ClusterSpec } from "../../core/objects/cluster.ts";
 import type { NodeAvailability } from "../../core/objects/node.ts";
+import type { Random } from "../../core/random.ts";
+import { createRootCa, readRootCa } from "../../net/pki/issue.ts";
 import { makeJoinToken } from "../../net/pki/join-token.ts";
 import { tlsInfo } from "../../net/pki/read.ts";
 import { readBody } from "./body.ts";
@@ -25,7 +27,9 @@ const NOT_IN_SWARM = "This node is not part of a swarm";
 
 /** ClusterInfo with the issuer's details; reading a certificate is cheap enough for each answer. */
 export function clusterInfo(cluster: Cluster): Json {
-  return renderCluster(cluster, tlsInfo(cluster.rootCa.certificatePem));
+  // While roots change, the one that all nodes are to have at the end.
+  const { certificatePem } = cluster.caRotation ?? cluster.rootCa;
+  return renderCluster(cluster, tlsInfo(certificatePem));
 }
 
 export function swarmRoutes(context: ApiContext): Hono {
@@ -50,7 +54,8 @@ export function swarmRoutes(context: ApiContext): Hono {
       );
     }
     refuseAutolock(request.AutoLockManagers || spec?.EncryptionConfig?.AutoLockManagers);
-    refuseCaChanges(spec?.CAConfig, undefined);
+    refuseExternalCa(spec?.CAConfig?.ExternalCAs);
+    refuseSigningCa(spec?.CAConfig);
     return c.json(await ports.init(request));
   });
 
@@ -93,6 +98,7 @@ export function swarmRoutes(context: ApiContext): Hono {
     refuseAutolock(parsed.EncryptionConfig.AutoLockManagers || rotateUnlockKey);
     const spec = checkClusterSpec(parsed, cluster.spec);
     const token = () => makeJoinToken(cluster.rootCa.certificatePem, ports.random);
+    const caRotation = await newRotation(parsed.CAConfig, cluster, ports.random);
     const joinTokens = {
       worker: rotateWorker ? token() : cluster.joinTokens.worker,
       manager: rotateManager ? token() : cluster.joinTokens.manager,
@@ -103,7 +109,11 @@ export function swarmRoutes(context: ApiContext): Hono {
         table: "cluster",
         id: cluster.id,
         ifVersion: version,
-        set: rotateWorker || rotateManager ? { spec, joinTokens } : { spec },
+        set: {
+          spec,
+          ...(rotateWorker || rotateManager ? { joinTokens } : {}),
+          ...(caRotation ? { caRotation } : {}),
+        },
       },
     ]);
     return c.body(null, 200);
@@ -137,19 +147,36 @@ function refuseAutolock(isWanted: boolean | undefined): void {
   );
 }
 
-function refuseCaChanges(
-  wanted:
-    | {
-        ForceRotate?: number;
-        ExternalCAs?: unknown[];
-        SigningCACert?: string;
-        SigningCAKey?: string;
-      }
-    | undefined,
-  current: ClusterSpec["CAConfig"] | undefined,
-): void {
-  if (wanted?.ExternalCAs && wanted.ExternalCAs.length > 0) {
-    throw new ClusterError("not-implemented", "external CAs are not supported yet: leave them out");
+function refuseExternalCa(wanted: unknown[] | undefined): void {
+  if (!wanted || wanted.length === 0) return;
+  throw new ClusterError("not-implemented", "external CAs are not supported yet: leave them out");
+}
+
+function refuseSigningCa(wanted: CaWish): void {
+  if (!wanted?.SigningCACert && !wanted?.SigningCAKey) return;
+  throw new ClusterError(
+    "not-implemented",
+    "a swarm begins with a CA of its own: bring yours in afterwards by docker swarm ca --rotate",
+  );
+}
+
+type CaWish = { ForceRotate?: number; SigningCACert?: string; SigningCAKey?: string } | undefined;
+
+/** The rotation that the spec asks for, by a higher ForceRotate or by a root of the user's own. */
+async function newRotation(
+  wanted: CaWish,
+  cluster: Cluster,
+  random: Random,
+): Promise<CaRotation | undefined> {
+  const certificate = wanted?.SigningCACert ?? "";
+  const key = wanted?.SigningCAKey ?? "";
+  const isForced = (wanted?.ForceRotate ?? 0) !== (cluster.spec.CAConfig.ForceRotate ?? 0);
+  if (certificate === "" && key === "" && !isForced) return undefined;
+  if (cluster.caRotation) {
+    throw new ClusterError(
+      "failed-precondition",
+      "the root CA is being rotated already: it ends when every node has followed; remove nodes that are gone for good by docker node rm",
+    );
   }
   const isRotation = (wanted?.ForceRotate ?? 0) !== (current?.ForceRotate ?? 0);
   if (isRotation || wanted?.SigningCACert || wanted?.SigningCAKey) {
@@ -160,11 +187,23 @@ function refuseCaChanges(
 /** The spec as stored. It replaces the old one: what is not given becomes zero, as in stock. */
 function checkClusterSpec(parsed: ParsedClusterSpec, current: ClusterSpec): ClusterSpec {
   if (parsed.Name !== "default") {
+  const root =
+    certificate === ""
+      ? await createRootCa({ random })
+      : readRootCa({ certificatePem: certificate, keyPem: key, nowMs: Date.now() });
+  const token = () => makeJoinToken(root.certificatePem, random);
+  return {
+    ...root,
+    issuerPublicKey: tlsInfo(root.certificatePem).CertIssuerPublicKey,
+    joinTokens: { worker: token(), manager: token() },
+    isSigning: false,
+  };
     throw controlError("invalid-argument", 'swarm spec must be named "default"');
   }
   const ca = parsed.CAConfig;
-  refuseCaChanges(ca, current.CAConfig);
-  if (ca && ca.NodeCertExpiry < CERT_EXPIRY_NS_MIN) {
+  refuseExternalCa(ca?.ExternalCAs);
+  // Zero is as not given.
+  if (ca && ca.NodeCertExpiry !== 0 && ca.NodeCertExpiry < CERT_EXPIRY_NS_MIN) {
     throw controlError("invalid-argument", "minimum certificate expiry time is: 1h0m0s");
   }
   if ((parsed.Dispatcher?.HeartbeatPeriod ?? 0) < 0) {

@@ -56,7 +56,10 @@ export type NodeSettings = {
   role: NodeRole;
   /** RPC addresses of the managers, `host:port`, for reconnecting. */
   managers: { nodeId: NodeId; addr: string }[];
+  /** The roots to trust. */
   caCertificatePem: string;
+  /** Which of them the node's certificate should be of, while they change; base64 of the key's SPKI. */
+  issuerPublicKey?: string;
   heartbeatPeriodMs: number;
   dataPathPort: number;
   hostname: string;

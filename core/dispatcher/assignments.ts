@@ -110,7 +110,10 @@ export function settingsItem(view: ClusterView, node: NodeObject): AssignmentIte
       clusterId: cluster.id,
       role: node.role,
       managers,
-      caCertificatePem: cluster.rootCa.certificatePem,
+      caCertificatePem: trustedRoots(cluster),
+      ...(cluster.caRotation?.isSigning
+        ? { issuerPublicKey: cluster.caRotation.issuerPublicKey }
+        : {}),
       heartbeatPeriodMs: cluster.spec.Dispatcher.HeartbeatPeriod / 1e6,
       dataPathPort: cluster.dataPathPort,
       hostname: node.description?.Hostname ?? "",

@@ -18,10 +18,24 @@ export type ClusterSpec = {
   EncryptionConfig: { AutoLockManagers: boolean };
 };
 
+/** Source of the steps: core/ca/root-rotation.ts. */
+export type CaRotation = {
+  certificatePem: string;
+  keyPem: string;
+  /** As nodes name their issuer: base64 of the key's SPKI. */
+  issuerPublicKey: string;
+  /** They hold the digest of this root. */
+  joinTokens: Cluster["joinTokens"];
+  /** All nodes trust it, so it signs. */
+  isSigning: boolean;
+};
+
 /** The one cluster object. Its id is the cluster id (O of every certificate). */
 export type Cluster = ObjectMeta & {
   spec: ClusterSpec;
   rootCa: { certificatePem: string; keyPem: string };
+  /** While another root takes the place of rootCa. */
+  caRotation?: CaRotation;
   /** Complete tokens, `SWMTKN-1-<digest>-<secret>`. */
   joinTokens: { worker: string; manager: string };
   /** CIDRs from which overlay subnets are cut. */

@@ -7,7 +7,15 @@
  * writes every other field; all certificates are backdated by an hour for clocks that run behind.
  * Source: SwarmKit ca/certificates.go.
  */
-import { createHash, createPublicKey, generateKeyPair, randomBytes, sign } from "node:crypto";
+import {
+  createHash,
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPair,
+  type KeyObject,
+  randomBytes,
+  sign,
+} from "node:crypto";
 import { isIP } from "node:net";
 import { promisify } from "node:util";
 import { assert } from "../../core/assert.ts";
@@ -16,11 +24,13 @@ import type { UnixMs } from "../../core/ids.ts";
 import type { NodeRole } from "../../core/objects/node.ts";
 import type { Random } from "../../core/random.ts";
 import { DER_TAGS, encodeDer } from "./der.ts";
-import { encodePem } from "./pem.ts";
+import { decodeCertificates, encodePem } from "./pem.ts";
 import { ROLE_UNITS, parseCertificate } from "./read.ts";
 
 const BACKDATE_MS = 3_600_000;
 const ROOT_LIFE_MS = 20 * 365 * 86_400_000;
+/** Source: SwarmKit manager/controlapi/ca_rotation.go, minRootExpiration. */
+const OWN_ROOT_LIFE_MS_MIN = 365 * 86_400_000;
 /** Source: SwarmKit ca/certificates.go, MinNodeCertExpiration. */
 export const CERTIFICATE_LIFE_MS_MIN = 3_600_000;
 const SERIAL_BYTES = 16;
@@ -65,6 +75,54 @@ export async function createRootCa(
     ],
   });
   return { certificatePem: encodePem("CERTIFICATE", new Uint8Array(certificate.rawData)), keyPem };
+}
+
+/**
+ * A root that the user brings: one self-signed P-256 CA certificate with its key.
+ * @throws {ClusterError} invalid-argument saying what is wrong with it.
+ */
+export function readRootCa(given: {
+  certificatePem: string;
+  keyPem: string;
+  nowMs: UnixMs;
+}): CertificateAuthority {
+  const refuse = (why: string) =>
+    new ClusterError("invalid-argument", `Cannot use the given root CA: ${why}`);
+  const certificates = decodeCertificates(given.certificatePem);
+  if (certificates.length !== 1) {
+    throw refuse(`the file has ${certificates.length} certificates, it must have one`);
+  }
+  const certificate = parseCertificate(given.certificatePem);
+  const { namedCurve } = certificate.publicKey.asymmetricKeyDetails ?? {};
+  if (namedCurve !== "prime256v1") {
+    throw refuse(
+      `its key is ${namedCurve ?? certificate.publicKey.asymmetricKeyType ?? "unknown"}, it must be ECDSA P-256`,
+    );
+  }
+  if (!certificate.ca) throw refuse("it is not a CA's certificate");
+  if (!certificate.verify(certificate.publicKey)) {
+    throw refuse("it is not signed by itself, intermediates are not supported");
+  }
+  if (Date.parse(certificate.validTo) < given.nowMs + OWN_ROOT_LIFE_MS_MIN) {
+    throw refuse(`it ends ${certificate.validTo}, a year of life is needed at least`);
+  }
+  let key: KeyObject;
+  try {
+    key = createPrivateKey(given.keyPem);
+  } catch (cause) {
+    throw new ClusterError(
+      "invalid-argument",
+      "Cannot use the given root CA: its key is not readable",
+      {
+        cause,
+      },
+    );
+  }
+  if (!certificate.checkPrivateKey(key)) throw refuse("the key is not the certificate's");
+  return {
+    certificatePem: encodePem("CERTIFICATE", certificate.raw),
+    keyPem: key.export({ type: "pkcs8", format: "pem" }),
+  };
 }
 
 /** A node's new key and the request (PKCS #10) for its certificate. The key never leaves the node. */

@@ -89,17 +89,29 @@ export function isIssuedBy(
 }
 
 /**
- * TLSInfo as the Docker API shows it: the root and, in base64, subject DER and public key DER of the
- * issuer. Source: Docker Engine API, definition TLSInfo.
+ * TLSInfo as the Docker API shows it: the trusted root (or roots) and, in base64, subject DER and
+ * public key DER of the issuer: the root that signed `certificatePem`, without it the first one.
+ * Source: Docker Engine API, definition TLSInfo.
  */
-export function tlsInfo(caCertificatePem: string): NonNullable<NodeDescription["TLSInfo"]> {
-  const authority = parseCertificate(caCertificatePem);
+export function tlsInfo(
+  caCertificatePem: string,
+  certificatePem?: string,
+): NonNullable<NodeDescription["TLSInfo"]> {
+  const authority = issuerOf(caCertificatePem, certificatePem);
   const publicKey = authority.publicKey.export({ type: "spki", format: "der" });
   return {
     TrustRoot: caCertificatePem,
     CertIssuerSubject: Buffer.from(subjectDer(authority.raw)).toString("base64"),
     CertIssuerPublicKey: publicKey.toString("base64"),
   };
+}
+
+function issuerOf(caCertificatePem: string, certificatePem: string | undefined): X509Certificate {
+  const first = parseCertificate(caCertificatePem);
+  if (certificatePem === undefined) return first;
+  const certificate = parseCertificate(certificatePem);
+  const roots = decodeCertificates(caCertificatePem).map((der) => new X509Certificate(der));
+  return roots.find((root) => certificate.verify(root.publicKey)) ?? first;
 }
 
 /**

@@ -111,6 +111,24 @@ describe("POST /swarm/update", () => {
     expect(cluster().rootCa.keyPem).toBe("the CA's key");
   });
 
+  test("begins a rotation of the root CA, and refuses another one meanwhile", async () => {
+    const wish = (ForceRotate: number) =>
+      spec({ CAConfig: { NodeCertExpiry: 7_776_000_000_000_000, ForceRotate } });
+    expect((await lab.call("POST", updatePath(), wish(1))).status).toBe(200);
+    const { caRotation, joinTokens, spec: kept } = cluster();
+    expect(caRotation?.isSigning).toBe(false);
+    expect(caRotation?.joinTokens.worker).toMatch(/^SWMTKN-1-/);
+    expect(joinTokens.worker).toBe("SWMTKN-1-digest-worker");
+    expect(kept.CAConfig.ForceRotate).toBe(1);
+    const { body, text } = await lab.call("GET", "/swarm");
+    expect(at(body, "RootRotationInProgress")).toBe(true);
+    expect(field(body, "TLSInfo", "TrustRoot")).toBe(caRotation?.certificatePem ?? "");
+    expect(text).not.toContain("PRIVATE KEY");
+    const again = await lab.call("POST", updatePath(), wish(2));
+    expect(field(again.body, "message")).toContain("the root CA is being rotated already");
+    expect((await lab.call("POST", updatePath(), wish(1))).status).toBe(200);
+  });
+
   test("refuses a stale version as stock does", async () => {
     const answer = await lab.call("POST", "/swarm/update?version=1", spec());
     expect([answer.status, answer.body]).toEqual([
@@ -122,15 +140,12 @@ describe("POST /swarm/update", () => {
   test.each([
     ["version=x", {}, 400, "invalid swarm version 'x': strconv.ParseUint: parsing \"x\""],
     ["rotateWorkerToken=perhaps", {}, 400, "invalid value for rotateWorkerToken: perhaps"],
-    ["", { Name: "" }, 400, 'swarm spec must be named "default"'],
+    ["", { Name: "mine" }, 400, 'swarm spec must be named "default"'],
     ["", { CAConfig: { NodeCertExpiry: 1 } }, 400, "minimum certificate expiry time is: 1h0m0s"],
     ["", { EncryptionConfig: { AutoLockManagers: true } }, 501, "autolock is not supported yet"],
-    [
-      "",
-      { CAConfig: { NodeCertExpiry: 7_776_000_000_000_000, ForceRotate: 1 } },
-      501,
-      "rotating the root CA is not supported yet",
-    ],
+    ["", { CAConfig: { ExternalCAs: [{ URL: "https://ca" }] } }, 501, "external CAs are not"],
+    ["", { CAConfig: { SigningCACert: "x" } }, 400, "needs both its certificate and its key"],
+    ["", { CAConfig: { SigningCACert: "x", SigningCAKey: "y" } }, 400, "no certificate in it"],
   ])("with %s and %j is refused", async (query, set, status, message) => {
     const path = query.startsWith("version") ? `/swarm/update?${query}` : updatePath(`&${query}`);
     const answer = await lab.call("POST", path, spec(set));

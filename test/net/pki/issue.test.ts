@@ -8,6 +8,7 @@ import {
   createKeyAndCsr,
   createRootCa,
   issueCertificate,
+  readRootCa,
 } from "../../../net/pki/issue.ts";
 import { encodePem } from "../../../net/pki/pem.ts";
 import { failureOf } from "../rpc/identities.ts";
@@ -49,6 +50,28 @@ describe("createRootCa()", () => {
     expect(root.verify(root.publicKey)).toBe(true);
     const life = Date.parse(root.validTo) - Date.parse(root.validFrom);
     expect(life).toBe(20 * 365 * DAY_MS + HOUR_MS);
+  });
+});
+
+describe("readRootCa()", () => {
+  test("takes a root with its key, as they are", () => {
+    expect(readRootCa({ ...ca, nowMs: Date.now() })).toEqual(ca);
+  });
+
+  test("says what is wrong with one", async () => {
+    const other = await createRootCa();
+    const node = await issue();
+    const late = Date.now() + 19.5 * 365 * DAY_MS;
+    for (const [certificatePem, keyPem, nowMs, why] of [
+      ["", "", Date.now(), "no certificate in it"],
+      [ca.certificatePem + other.certificatePem, ca.keyPem, Date.now(), "has 2 certificates"],
+      [ca.certificatePem, other.keyPem, Date.now(), "not the certificate's"],
+      [ca.certificatePem, "nothing", Date.now(), "not readable"],
+      [node.certificatePem, node.keyPem, Date.now(), "not a CA's"],
+      [ca.certificatePem, ca.keyPem, late, "a year of life"],
+    ] as const) {
+      expect(() => readRootCa({ certificatePem, keyPem, nowMs })).toThrow(why);
+    }
   });
 });
 
@@ -221,6 +244,15 @@ describe("readCertificate()", () => {
 });
 
 describe("tlsInfo()", () => {
+  test("names, of two trusted roots, the one that signed the certificate", async () => {
+    const other = await createRootCa();
+    const both = ca.certificatePem + other.certificatePem;
+    const { certificatePem } = await issue({ ca: other });
+    const { TrustRoot, CertIssuerPublicKey } = tlsInfo(both, certificatePem);
+    expect(TrustRoot).toBe(both);
+    expect(CertIssuerPublicKey).toBe(tlsInfo(other.certificatePem).CertIssuerPublicKey);
+  });
+
   test("gives the root, its subject and its public key as the Docker API does", () => {
     const info = tlsInfo(ca.certificatePem);
     expect(info.TrustRoot).toBe(ca.certificatePem);
