@@ -2,6 +2,7 @@
  * What other nodes may ask of a manager by RPC. The transport has checked the certificate's role;
  * here is checked that the caller still is a node of the cluster.
  */
+import { planAttachment } from "../core/allocator/attachments.ts";
 import { chooseMeshAddress, chooseNodeIndex } from "../core/allocator/node-index.ts";
 import { assert } from "../core/assert.ts";
 import { NODE_LEFT_MESSAGE, signingCa, trustedRoots } from "../core/ca/root-rotation.ts";
@@ -51,6 +52,11 @@ export function managerRpc(options: {
   const sessions = new Map<string, { nodeId: NodeId; connection: RpcConnection }>();
 
   const managers = (): ManagerAddress[] =>
+/** Somebody took meanwhile what was chosen. */
+const isOvertaken = (error: unknown) =>
+  error instanceof ClusterError &&
+  ["name-conflict", "in-use", "failed-precondition"].includes(error.code);
+
     manager
       .status()
       .members.filter((m) => !m.isLearner)
@@ -147,10 +153,7 @@ export function managerRpc(options: {
           },
         ]);
       } catch (error) {
-        const isRace =
-          error instanceof ClusterError &&
-          ["name-conflict", "in-use", "failed-precondition"].includes(error.code);
-        if (!isRace || attempt >= JOIN_ATTEMPTS_MAX) throw error;
+        if (!isOvertaken(error) || attempt >= JOIN_ATTEMPTS_MAX) throw error;
         continue;
       }
       log.info(
@@ -311,6 +314,33 @@ export function managerRpc(options: {
       await manager.propose([
         {
           type: "update",
+    attach: async (params, connection) => {
+      mustLead();
+      const caller = await memberCaller(connection);
+      for (let attempt = 1; ; attempt++) {
+        const { network, object } = await manager.read((view) =>
+          planAttachment(view, { ...params, nodeId: caller.id }, options.random),
+        );
+        try {
+          await manager.propose([{ type: "create", table: "attachment", object }]);
+        } catch (error) {
+          if (!isOvertaken(error) || attempt >= JOIN_ATTEMPTS_MAX) throw error;
+          continue;
+        }
+        const { gateway = "", spec } = network;
+        return { id: object.id, networkName: spec.Name, address: object.address, gateway };
+      }
+    },
+    detach: async (params, connection) => {
+      mustLead();
+      const caller = await memberCaller(connection);
+      const own = await manager.read((view) =>
+        params.ids.filter((id) => view.attachment(id)?.nodeId === caller.id),
+      );
+      const actions = own.map((id) => ({ type: "remove", table: "attachment", id }) as const);
+      if (actions.length > 0) await manager.propose(actions, "each");
+      return {};
+    },
           table: "node",
           id: caller.id,
           set: {

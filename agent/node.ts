@@ -36,6 +36,7 @@ import type {
 } from "./api/ports.ts";
 import { currentReadMark } from "./api/stale.ts";
 import { decodeBackup, encodeBackup } from "./backup.ts";
+import { startAttachments } from "./attachments.ts";
 import { createClusterEvents } from "./api/cluster-events.ts";
 import { foundCluster } from "./found-cluster.ts";
 import { watchDiskSpace, type DiskWatch } from "./disk-space.ts";
@@ -147,6 +148,13 @@ export function createNode(options: NodeOptions): Node {
   let tail: Promise<unknown> = Promise.resolve();
   const exclusive = <T>(run: () => Promise<T>): Promise<T> => {
     const result = tail.then(run, run);
+  const attachments = startAttachments({
+    nodeId: () => identity?.nodeId,
+    engineSocket: options.engineSocket,
+    ask: (method, params, timeoutMs) =>
+      askManagers(method, params, timeoutMs, identity?.managers ?? []),
+    log,
+  });
     tail = result.catch(() => undefined);
     return result;
   };
@@ -190,6 +198,7 @@ export function createNode(options: NodeOptions): Node {
   };
 
   const startNodeSession = () => {
+    attachments.take(message);
       followCa(item.body);
     session = startSession({
       managers: () => {
@@ -1271,3 +1280,5 @@ export function createNode(options: NodeOptions): Node {
     },
   };
 }
+    attach: attachments.attach,
+    vault,

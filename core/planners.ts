@@ -1,4 +1,5 @@
 import { planAllocation } from "./allocator/allocate.ts";
+import { planDetachment } from "./allocator/attachments.ts";
 import { planRootRotation } from "./ca/root-rotation.ts";
 import { planConstraintEnforcement } from "./orchestrator/constraint-enforcer.ts";
 import { planGlobal } from "./orchestrator/global.ts";
@@ -20,5 +21,6 @@ export const PLANNERS: readonly Planner[] = [
   planJobs,
   planAllocation,
   planSchedule,
+  planDetachment,
   planRootRotation,
 ];

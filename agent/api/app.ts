@@ -10,6 +10,7 @@ import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { AssertionError } from "../../core/assert.ts";
 import { ClusterError } from "../../core/errors.ts";
+import { attachRoutes } from "./attach.ts";
 import type { ApiContext } from "./context.ts";
 import { DATA_KINDS, dataRoutes } from "./data-objects.ts";
 import { createEngine, type EngineVersion } from "./engine.ts";
@@ -96,6 +97,7 @@ export function createApp(ports: ApiPorts): Hono {
     return c.json({ message }, status);
   });
   return app;
+  app.route("/", attachRoutes(context));
 }
 
 /**

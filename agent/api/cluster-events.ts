@@ -70,7 +70,7 @@ export function createClusterEvents(nowMs: () => UnixMs): ClusterEventsSink {
 
   const take = (change: Change) => {
     const { table } = change;
-    if (table === "task" || table === "cluster") return;
+    if (table === "task" || table === "cluster" || table === "attachment") return;
     const now = describe(change);
     const before = known.get(change.id);
     const attributes: Record<string, string> = { name: now.name };
@@ -135,7 +135,7 @@ function addChanges(
   }
 }
 
-function describe(change: Exclude<Change, { table: "task" | "cluster" }>): Known {
+function describe(change: Exclude<Change, { table: "task" | "cluster" | "attachment" }>): Known {
   if (change.table === "node") return describeNode(change.object);
   if (change.table === "service") return describeService(change.object);
   return { name: change.object.spec.Name, told: {} };

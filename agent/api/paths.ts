@@ -27,17 +27,19 @@ export function splitVersion(target: string): { version?: string; path: string }
 
 /**
  * True when the inner server answers this request. Networks are shared: their list, inspection,
- * creation and removal are merged by us; connect, disconnect and prune concern this node's
- * containers, so they are the engine's.
+ * creation and removal are merged by us, and a container that is put on one may need an address of the
+ * cluster; disconnect and prune concern this node's containers, so they are the engine's.
  */
 export function isShoalPath(method: string, target: string): boolean {
   const segments = splitVersion(target).path.split("/").slice(1);
   const [root, second, third] = segments;
   if (root === undefined) return false;
   if (CLUSTER_ROOTS.has(root)) return true;
+  // They may name a network of the cluster (attach.ts).
+  if (root === "containers") return method === "POST" && second === "create" && third === undefined;
   if (root !== "networks") return false;
   if (second === undefined) return method === "GET";
-  if (third !== undefined) return false;
+  if (third !== undefined) return method === "POST" && third === "connect" && segments.length === 3;
   if (second === "create") return method === "POST";
   return method === "GET" || method === "DELETE";
 }

@@ -92,6 +92,13 @@ export type ApiPorts = {
   /** The bytes of a backup file, not encrypted. @throws {ClusterError} as read. */
   backup(): Promise<Uint8Array>;
   /**
+   * Goes on with the start of a manager that is locked; resolves when it manages.
+   * @throws {ClusterError} unauthenticated for another key, name-conflict when it is not locked.
+   */
+  unlock(unlockKey: Uint8Array): Promise<void>;
+  /** An address on an overlay network for a user's container here. @throws {ClusterError} as agent/attachments.ts */
+  attach(request: RpcMethods["attach"]["params"]): Promise<RpcMethods["attach"]["result"]>;
+  /**
    * Makes this node the only manager of the backup's cluster.
    * @throws {ClusterError} unavailable when it is in a cluster; as backup.ts and init. Nothing is made then.
    */

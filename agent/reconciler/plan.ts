@@ -26,6 +26,8 @@ export type PlanInput = {
   busyTaskIds: ReadonlySet<string>;
   observed: Observed;
   dockerNetworkName(network: Network): string;
+  /** Networks that users' containers here are on, or about to be. */
+  attachedNetworkIds: ReadonlySet<string>;
   nowMs: UnixMs;
 };
 
@@ -80,7 +82,7 @@ export function planNetworks(
   input: PlanInput & { lastUsedMs: ReadonlyMap<string, UnixMs> },
 ): NetworkPlan {
   const { observed, nowMs } = input;
-  const used = new Set<string>();
+  const used = new Set<string>(input.attachedNetworkIds);
   for (const task of input.tasks.values()) {
     const { status } = currentRecord(task, input.records.get(task.id));
     const isWanted = task.desiredState !== "shutdown" && task.desiredState !== "remove";

@@ -7,8 +7,8 @@ export type ReconcilerInput =
   /** First message. Answer `{ type: "ready" }` (also when the engine is not reachable yet: it is retried). */
   | { type: "init"; engineSocket: string /** Directory of node.db. */; dir: string }
   /**
-   * The node's wanted set (kinds settings, task, network, secret, config, service; others are
-   * ignored). `complete` replaces all; else put and removed keys. Kept in node.db, and acted on from
+   * The node's wanted set (kinds settings, task, network, secret, config, and endpoints of users'
+   * containers; others are ignored). `complete` replaces all; else put and removed keys. Kept in node.db, and acted on from
    * there after a restart, before any manager is reached. Notification.
    */
   | { type: "assignments"; isComplete: boolean; put: AssignmentItem[]; removed: string[] }

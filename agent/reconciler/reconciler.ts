@@ -245,6 +245,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       nowMs,
     };
     let plan = planTasks(input);
+      attachedNetworkIds: attachedNetworks(items, wanted.settings?.nodeId),
     for (let round = 0; plan.steps.some(isRecordStep); round++) {
       assert(round < REPORT_ROUNDS_MAX, "A task reports a bounded number of states in one pass");
       for (const step of plan.steps) {
@@ -465,6 +466,19 @@ function neverBack(known: AssignmentItem | undefined, item: AssignmentItem): Ass
 /** A bug ends the thread, so that the agent is started anew by systemd. */
 function crash(error: unknown): void {
   setImmediate(() => {
+/** Networks on which users' containers here have an address (core/objects/attachment.ts). */
+function attachedNetworks(
+  items: ReadonlyMap<string, AssignmentItem>,
+  nodeId: string | undefined,
+): Set<string> {
+  const ids = new Set<string>();
+  for (const { kind, body } of items.values()) {
+    if (kind !== "endpoint" || body.serviceId !== "" || body.nodeId !== nodeId) continue;
+    for (const { networkId } of body.addresses) ids.add(networkId);
+  }
+  return ids;
+}
+
     throw error;
   });
 }

@@ -198,7 +198,7 @@ export type AddressPool = {
 };
 
 /**
- * The pool of every network that has a subnet, less what services and tasks hold. O(tasks).
+ * The pool of every network that has a subnet, less what services, tasks and containers of users hold. O(tasks).
  * A task of a down node holds its addresses: it may be running, unseen.
  */
 export function openAddressPools(view: ClusterView): Map<string, AddressPool> {
@@ -238,6 +238,10 @@ export function openAddressPools(view: ClusterView): Map<string, AddressPool> {
       pool.used.add(value);
       if (!newest.has(networkId)) pool.last = Math.max(pool.last, value);
     }
+  }
+  for (const { networkId, address } of view.attachments()) {
+    const value = parseAddress(address);
+    if (value !== undefined) pools.get(networkId)?.used.add(value);
   }
   return pools;
 }

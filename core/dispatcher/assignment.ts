@@ -39,11 +39,14 @@ export type ServiceEntry = {
  */
 export type EndpointEntry = {
   taskId: TaskId;
+  /** Empty for a user's container. */
   serviceId: ServiceId;
   /** `<service>.<slot>.<task id>`: also the container's name. */
   name: string;
   nodeId: NodeId;
   addresses: { networkId: NetworkId; address: string }[];
+  /** Of a user's container (core/objects/attachment.ts, whose id is `taskId`): its other names. */
+  aliases?: string[];
   /** True while RUNNING (so healthy) and wanted: it gets new connections and DNS answers. */
   isReady: boolean;
 };
@@ -88,6 +91,6 @@ export type AssignmentsMessage = {
   put: AssignmentItem[];
   /** Keys; always empty for `complete`. */
   removed: string[];
-};
   /** The leader waits for the word (`assignments-applied`) that the node's tables hold this. */
   isAckWanted?: true;
+};

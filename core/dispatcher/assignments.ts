@@ -11,6 +11,7 @@
 import { unreachable } from "../assert.ts";
 import { trustedRoots } from "../ca/root-rotation.ts";
 import type { NodeId, TaskId } from "../ids.ts";
+import type { Attachment } from "../objects/attachment.ts";
 import type { NodeObject } from "../objects/node.ts";
 import type { Service } from "../objects/service.ts";
 import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../objects/task.ts";
@@ -50,12 +51,13 @@ export function sharedAssignments(view: ClusterView): Map<string, AssignmentItem
   }
   for (const service of view.services()) add(serviceItem(service));
   for (const task of view.tasks()) add(endpointItem(view, task));
+  for (const attachment of view.attachments()) add(attachmentItem(attachment));
   return items;
 }
 
 /**
  * The part that only this node has: its settings, its tasks, and the secrets and configs that its
- * living tasks reference.
+ * living tasks reference. A held task (withdrawal.ts) is told as if it were still to run.
  */
 export function ownAssignments(
   view: ClusterView,
@@ -135,6 +137,7 @@ export function sharedKeysOf(view: ClusterView, change: Change): string[] {
     case "service":
       return [`service/${change.id}`];
     case "task":
+    case "attachment":
       return [`endpoint/${change.id}`];
     case "cluster":
     case "secret":
@@ -164,7 +167,9 @@ export function sharedItem(view: ClusterView, key: string): AssignmentItem | und
     }
     case "endpoint": {
       const task = view.task(id);
-      return task && endpointItem(view, task);
+      if (task) return endpointItem(view, task);
+      const attachment = view.attachment(id);
+      return attachment && attachmentItem(attachment);
     }
     default:
       return undefined;
@@ -243,6 +248,17 @@ function endpointItem(view: ClusterView, task: Task): AssignmentItem | undefined
       isReady:
         state === "running" && isWanted && node !== undefined && node.status.state !== "down",
     },
+  };
+}
+
+/** A user's container is an endpoint that no service balances. */
+function attachmentItem(attachment: Attachment): AssignmentItem {
+  const { id, nodeId, name, aliases, networkId, address } = attachment;
+  const addresses = [{ networkId, address }];
+  return {
+    key: `endpoint/${id}`,
+    kind: "endpoint",
+    body: { taskId: id, serviceId: "", name, aliases, nodeId, addresses, isReady: true },
   };
 }
 

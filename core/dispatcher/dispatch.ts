@@ -195,6 +195,7 @@ function touchedNodes(changes: readonly Change[]): Set<NodeId> | "all" {
         return "all";
       case "network":
       case "service":
+      case "attachment":
         break;
       default:
         unreachable(change);

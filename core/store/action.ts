@@ -5,6 +5,7 @@
  */
 import type { ErrorCode } from "../errors.ts";
 import type { NodeId, RaftIndex, TaskId, UnixMs } from "../ids.ts";
+import type { Attachment } from "../objects/attachment.ts";
 import type { Cluster } from "../objects/cluster.ts";
 import type { Network } from "../objects/network.ts";
 import type { NodeObject } from "../objects/node.ts";
@@ -20,6 +21,7 @@ export type Tables = {
   task: Task;
   secret: Secret;
   config: Config;
+  attachment: Attachment;
 };
 export type TableName = keyof Tables;
 

@@ -63,6 +63,7 @@ const REQUIRED_FIELDS: { [T in TableName]: readonly string[] } = {
   ],
   secret: ["spec"],
   config: ["spec"],
+  attachment: ["nodeId", "networkId", "address", "name", "aliases"],
 };
 const OWN_FIELDS: ReadonlySet<string> = new Set(["id", "version", "createdAtMs", "updatedAtMs"]);
 

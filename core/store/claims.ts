@@ -56,6 +56,8 @@ export function claimsOf<T extends TableName>(table: T, object: Tables[T]): Clai
     }
     case "service":
       return serviceClaims(row.object);
+    case "attachment":
+      return { exclusive: [`address/${row.object.networkId}/${row.object.address}`], shared: [] };
     case "task":
       return { exclusive: taskAddresses(row.object), shared: [] };
     case "secret":
@@ -107,6 +109,7 @@ export function referencesOf<T extends TableName>(table: T, object: Tables[T]): 
       ...configIdsOf(service.spec.TaskTemplate).map((id) => `config/${id}`),
     ];
   }
+  if (row.table === "attachment") return [`network/${row.object.networkId}`];
   // A task that is wanted no more does not keep its network from being removed, even while its
   // container stops (`stack rm` removes both in one go); its addresses stay claimed, and no new
   // subnet is cut over them (allocator/ipam.ts). Source: SwarmKit controlapi/network.go.

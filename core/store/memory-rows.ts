@@ -25,6 +25,7 @@ export const TABLE_NAMES = [
   "config",
   "service",
   "task",
+  "attachment",
 ] as const satisfies readonly TableName[];
 
 /** One object with the name of its table. */
@@ -116,6 +117,8 @@ export function createMemoryRows(): MemoryRows {
     config: (id) => table("config").byId.get(id),
     configByName: (name) => byName("config", name),
     configs: () => handOut(table("config").sorted),
+    attachment: (id) => table("attachment").byId.get(id),
+    attachments: () => handOut(table("attachment").sorted),
 
     get: (name, id) => table(name).byId.get(id),
     put,
@@ -174,6 +177,7 @@ function emptyTables(): { [T in TableName]: Table<T> } {
     config: empty<"config">(),
     service: empty<"service">(),
     task: empty<"task">(),
+    attachment: empty<"attachment">(),
   };
 }
 

@@ -238,6 +238,7 @@ export function refuseRemoval(rows: RowStore, table: TableName, id: string): Ref
     case "node":
     case "service":
     case "task":
+    case "attachment":
       // A removed service's tasks stay: the orchestrator stops and removes them.
       return undefined;
     case "network":
@@ -281,6 +282,13 @@ function refuseNetworkRemoval(rows: RowStore, id: string): Refusal | undefined {
   const [table, userId] = splitKey(user);
   return { code: "in-use", message: `network ${id} is in use by ${table} ${userId}` };
 }
+  const attached = table === "attachment" ? rows.attachment(userId) : undefined;
+  if (attached) {
+    return {
+      code: "in-use",
+      message: `network ${id} is in use by container ${attached.name} of node ${attached.nodeId}`,
+    };
+  }
 
 export function invalid(message: string): Refusal {
   return { code: "invalid-argument", message };

@@ -67,6 +67,7 @@ export function* bodiesOf(view: ClusterView): Generator<{ table: TableName; body
     config: view.configs(),
     service: view.services(),
     task: view.tasks(),
+    attachment: view.attachments(),
   };
   for (const table of TABLE_NAMES) {
     for (const object of lists[table]) yield { table, body: JSON.stringify(object) };

@@ -53,6 +53,7 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS task (id TEXT PRIMARY KEY NOT NULL, service_id TEXT NOT NULL, node_id TEXT, version INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
   CREATE INDEX IF NOT EXISTS network_name ON network (name);
   CREATE INDEX IF NOT EXISTS service_name ON service (name);
+  CREATE TABLE IF NOT EXISTS attachment (id TEXT PRIMARY KEY NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
   CREATE INDEX IF NOT EXISTS secret_name ON secret (name);
   CREATE INDEX IF NOT EXISTS config_name ON config (name);
   CREATE INDEX IF NOT EXISTS task_service ON task (service_id, id);
@@ -412,6 +413,7 @@ function columnsOf(row: Row): (string | number | null)[] {
     default:
       return unreachable(row);
   }
+  attachment: ["id", "version"],
 }
 
 /** Of a row's columns but the checksum; no column has a NUL in it. */
@@ -420,6 +422,7 @@ function checksumOf(values: readonly (string | number | null)[]): number {
 }
 
 function rowWriter(database: Database) {
+    case "attachment":
   const insert = (table: TableName) => {
     const columns = [...COLUMNS[table], "body", "checksum"];
     return database.query(

@@ -47,6 +47,8 @@ export function createSqliteView(database: Database): { at(index: RaftIndex): Cl
     config: one("config", "id = ?"),
     configByName: one("config", "name = ?"),
     configs: list("config"),
+    attachment: one("attachment", "id = ?"),
+    attachments: list("attachment"),
   };
   return { at: (index) => ({ ...reads, index }) };
 }

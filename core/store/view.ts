@@ -4,6 +4,7 @@
  * in tests. Every list is ordered by id unless said otherwise; objects must not be changed.
  */
 import type { RaftIndex } from "../ids.ts";
+import type { Attachment } from "../objects/attachment.ts";
 import type { Cluster } from "../objects/cluster.ts";
 import type { Network } from "../objects/network.ts";
 import type { NodeObject } from "../objects/node.ts";
@@ -33,4 +34,6 @@ export type ClusterView = {
   config(id: string): Config | undefined;
   configByName(name: string): Config | undefined;
   configs(): readonly Config[];
+  attachment(id: string): Attachment | undefined;
+  attachments(): readonly Attachment[];
 };

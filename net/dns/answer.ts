@@ -80,7 +80,9 @@ export function nameTable(table: MeshTable): NameTable {
       askers.set(address, mine);
       const network = byId.get(networkId);
       if (!network) continue;
-      addName(network, endpoint.name, [address], false);
+      for (const name of new Set([endpoint.name, ...(endpoint.aliases ?? [])])) {
+        addName(network, name, [address], false);
+      }
       network.owners.set(address, endpoint.name);
     }
   }

@@ -80,6 +80,17 @@ export type RpcMethods = {
     params: { sessionId: string; statuses: { taskId: string; status: TaskStatus }[] };
     result: Record<string, never>;
   };
+  /**
+   * An address for a container that a user puts on an attachable network of the caller's node; `network`
+   * is a name or an id. Held until `detach`.
+   */
+  attach: {
+    role: "worker";
+    params: { network: string; name: string; aliases: string[] };
+    result: { id: string; networkName: string; address: string; gateway: string };
+  };
+  /** No container of the caller has these addresses any more; ids that are not its own are ignored. */
+  detach: { role: "worker"; params: { ids: string[] }; result: Record<string, never> };
   /** The caller leaves: its node is marked down at once (a manager is removed from raft first). */
   "node-leave": { role: "worker"; params: { force: boolean }; result: Record<string, never> };
   /**

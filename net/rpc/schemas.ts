@@ -16,6 +16,8 @@ export const METHOD_ROLES: { [M in RpcMethod]: RpcMethods[M]["role"] } = {
   "session-open": "worker",
   heartbeat: "worker",
   "report-status": "worker",
+  attach: "worker",
+  detach: "worker",
   "node-leave": "worker",
   propose: "manager",
   "raft-join": "manager",
@@ -36,6 +38,10 @@ export const NOTE_ROLES: { [N in RpcNote]: RpcNotes[N]["role"] } = {
 };
 
 /** Statuses in one report; the agent's batches are smaller. */
+/** Names of one container on a network, and addresses given back at once. */
+const ALIASES_MAX = 100;
+export const DETACH_MAX = 1_000;
+
 export const STATUSES_MAX = 1_000;
 
 /** Tasks of one node in one message about logs. */
@@ -113,6 +119,12 @@ export const PARAMS_SCHEMAS: { [M in RpcMethod]: z.ZodType<RpcMethods[M]["params
     statuses: z.array(z.object({ taskId: shortText, status: taskStatus })).max(STATUSES_MAX),
   }),
   "node-leave": z.object({ force: z.boolean() }),
+  attach: z.object({
+    network: shortText,
+    name: shortText,
+    aliases: z.array(shortText).max(ALIASES_MAX),
+  }),
+  detach: z.object({ ids: z.array(shortText).max(DETACH_MAX) }),
   propose: z.object({ data: bytes }),
   "raft-join": z.object({ addr: shortText }),
   "raft-leave": nothing,

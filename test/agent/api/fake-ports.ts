@@ -2,6 +2,8 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { planAttachment } from "../../../core/allocator/attachments.ts";
+import { openVault } from "../../../agent/vault.ts";
 import { createClusterEvents } from "../../../agent/api/cluster-events.ts";
 import type { ApiPorts, InitRequest, JoinRequest, LocalNode } from "../../../agent/api/ports.ts";
 import { ClusterError, fromErrorBody } from "../../../core/errors.ts";
@@ -97,6 +99,12 @@ export function createFakePorts(engineSocket: string): FakePorts {
       if (outcome.type === "refused") {
         throw fromErrorBody({ code: outcome.code, message: outcome.message });
       }
+    attach: async (request) => {
+      const { network, object } = planAttachment(rows, { ...request, nodeId: NODE_ID }, random);
+      await ports.propose([{ type: "create", table: "attachment", object }]);
+      const { gateway = "", spec } = network;
+      return { id: object.id, networkName: spec.Name, address: object.address, gateway };
+    },
       return { index };
     },
     clusterStatus: async () => ports.raft,
@@ -314,6 +322,11 @@ export function startFakeEngine(): FakeEngine {
 
 /** The error that a node that is no manager gives. */
 export function notManager(): ClusterError {
+      // What was asked comes back, for tests to look at.
+      if (root === "containers" && ref === "create")
+        return answer({ Id: "new", got: await request.json() }, 201);
+      if (root === "containers") return answer({ Name: `/${ref}` });
+      if (url.pathname.endsWith("/connect")) return answer({ got: await request.json() });
   return new ClusterError(
     "unavailable",
     "This node is not a swarm manager. Worker nodes can't be used.",

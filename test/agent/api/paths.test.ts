@@ -20,6 +20,8 @@ describe("isShoalPath()", () => {
     ["GET", "/v1.41/networks/x?scope=swarm"],
     ["DELETE", "/networks/x"],
     ["POST", "/networks/create"],
+    ["POST", "/v1.41/networks/x/connect"],
+    ["POST", "/v1.41/containers/create?name=services"],
     ["GET", "/shoal/v1/status"],
     ["GET", "http://docker/v1.41/services"],
   ])("%s %s is the cluster's", (method, target) => {
@@ -28,10 +30,11 @@ describe("isShoalPath()", () => {
 
   test.each([
     ["GET", "/containers/json"],
-    ["POST", "/v1.41/containers/create?name=services"],
+    ["POST", "/v1.41/containers/x/start"],
+    ["GET", "/containers/create"],
     ["GET", "/v1.41/events"],
     ["GET", "/distribution/busybox/json"],
-    ["POST", "/networks/x/connect"],
+    ["GET", "/networks/x/connect"],
     ["POST", "/v1.41/networks/x/disconnect"],
     ["POST", "/networks/prune"],
     ["GET", "/images/services/json"],

@@ -27,6 +27,7 @@ function planInput(set: Partial<PlanInput> = {}): PlanInput {
     records: new Map(),
     attempts: new Map(),
     busyTaskIds: new Set(),
+    attachedNetworkIds: new Set(),
     observed: { containers: new Map(), networks: new Map() },
     dockerNetworkName: (network) => network.spec.Name,
     nowMs: 1_000,

@@ -276,6 +276,7 @@ function exportRows(rows: MemoryRows): Row[] {
     ...rows.configs().map(row("config")),
     ...rows.services().map(row("service")),
     ...rows.tasks().map(row("task")),
+    ...rows.attachments().map(row("attachment")),
   ];
 }
 

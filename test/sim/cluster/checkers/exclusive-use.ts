@@ -51,6 +51,8 @@ function claimsOf(change: Change): string[] {
     }
     case "node":
       return [`number ${change.object.index}`, `mesh address ${change.object.meshAddress}`];
+    case "attachment":
+      return [`address ${change.object.networkId}/${change.object.address}`];
     case "cluster":
     case "network":
     case "secret":

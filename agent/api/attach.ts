@@ -1,0 +1,200 @@
+/**
+ * Containers that users put on overlay networks themselves: `docker run --network`, `docker network
+ * connect`. Both go to the local engine as they are, unless they name a network of the cluster; then the
+ * cluster gives the address, this node gets the network's bridge, and the call goes on with both in it.
+ *
+ * The engine alone could not: it neither knows the network before a task is here, nor which addresses
+ * other nodes use.
+ */
+import { Hono } from "hono";
+import type { Context } from "hono";
+import type { StatusCode } from "hono/utils/http-status";
+import { z } from "zod";
+import { ClusterError } from "../../core/errors.ts";
+import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
+import { parseBody } from "./body.ts";
+import type { ApiContext } from "./context.ts";
+
+/** From the address to the bridge in the engine: the assignment, then one engine call. */
+const BRIDGE_WAIT_MS = 15_000;
+const BRIDGE_POLL_MS = 50;
+const CREATE_TIMEOUT_MS = 120_000;
+/** Names that are no networks of anybody's own. */
+const BUILT_IN = new Set(["", "default", "bridge", "host", "none", "nat"]);
+
+const endpointSchema = z.looseObject({
+  IPAMConfig: z.looseObject({ IPv4Address: z.string().nullish() }).nullish(),
+  Aliases: z.array(z.string()).nullish(),
+});
+type Endpoint = z.infer<typeof endpointSchema>;
+const endpoints = z.record(z.string(), endpointSchema.nullable());
+const createSchema = z.looseObject({
+  HostConfig: z
+    .looseObject({ NetworkMode: z.string().nullish(), Dns: z.array(z.string()).nullish() })
+    .nullish(),
+  NetworkingConfig: z.looseObject({ EndpointsConfig: endpoints.nullish() }).nullish(),
+});
+const connectSchema = z.looseObject({
+  Container: z.string().default(""),
+  EndpointConfig: endpointSchema.nullish(),
+});
+const engineNetworkSchema = z.looseObject({ Labels: z.record(z.string(), z.string()).nullish() });
+
+export function attachRoutes(context: ApiContext): Hono {
+  const app = new Hono();
+
+  app.post("/containers/create", async (c) => {
+    const text = await c.req.text();
+    const body = readOrUndefined(text, createSchema);
+    const names = body ? networksOf(body) : [];
+    if (!body || names.length === 0) return forward(context, c, text);
+    const container = c.req.query("name") ?? "";
+    const host = { ...body.HostConfig };
+    const config: Record<string, Endpoint | null> = { ...body.NetworkingConfig?.EndpointsConfig };
+    let isChanged = false;
+    for (const ref of names) {
+      if (!(await isForCluster(context, ref))) continue;
+      const given = await attach(context, ref, container, config[ref] ?? {});
+      if (!given) continue;
+      isChanged = true;
+      delete config[ref];
+      config[given.networkName] = given.endpoint;
+      if (host.NetworkMode === ref) host.NetworkMode = given.networkName;
+      // Names of services are answered by the mesh of this node, at the network's gateway.
+      if (!host.Dns?.length) host.Dns = [given.gateway];
+    }
+    if (!isChanged) return forward(context, c, text);
+    const next = {
+      ...body,
+      HostConfig: host,
+      NetworkingConfig: { ...body.NetworkingConfig, EndpointsConfig: config },
+    };
+    return forward(context, c, JSON.stringify(next));
+  });
+
+  app.post("/networks/:id/connect", async (c) => {
+    const text = await c.req.text();
+    const body = readOrUndefined(text, connectSchema);
+    const ref = c.req.param("id");
+    if (!body || BUILT_IN.has(ref) || !(await isForCluster(context, ref))) {
+      return forward(context, c, text);
+    }
+    const name = await containerName(context, body.Container);
+    const given =
+      name === undefined ? undefined : await attach(context, ref, name, body.EndpointConfig ?? {});
+    if (!given) return forward(context, c, text);
+    const next = { ...body, EndpointConfig: given.endpoint };
+    const path = `/networks/${encodeURIComponent(given.networkName)}/connect`;
+    return forward(context, c, JSON.stringify(next), path);
+  });
+  return app;
+}
+
+/** What the engine shall refuse, it refuses in its own words. */
+function readOrUndefined<T>(text: string, schema: z.ZodType<T>): T | undefined {
+  try {
+    return parseBody(text, schema);
+  } catch (error) {
+    if (error instanceof ClusterError) return undefined;
+    throw error;
+  }
+}
+
+function networksOf(body: z.infer<typeof createSchema>): string[] {
+  const names = new Set(Object.keys(body.NetworkingConfig?.EndpointsConfig ?? {}));
+  names.add(body.HostConfig?.NetworkMode ?? "");
+  return [...names].filter((name) => !BUILT_IN.has(name) && !name.startsWith("container:"));
+}
+
+/** Not a network of this engine's own: the cluster's by its bridge here, or not known here. */
+async function isForCluster(context: ApiContext, ref: string): Promise<boolean> {
+  if (context.ports.localNode().state !== "active") return false;
+  const answer = await context.engine.request(`/networks/${encodeURIComponent(ref)}`);
+  if (answer.status === 404) return true;
+  if (answer.status !== 200) return false;
+  const { Labels } = engineNetworkSchema.parse(await answer.json());
+  return Labels?.[NETWORK_ID_LABEL] !== undefined;
+}
+
+/** Undefined when the cluster does not know the network either. */
+async function attach(
+  context: ApiContext,
+  ref: string,
+  name: string,
+  endpoint: Endpoint,
+): Promise<{ networkName: string; gateway: string; endpoint: Endpoint } | undefined> {
+  if (endpoint.IPAMConfig?.IPv4Address) {
+    throw new ClusterError(
+      "invalid-argument",
+      `Cannot give address ${endpoint.IPAMConfig.IPv4Address} on network ${ref}: the cluster chooses addresses of overlay networks; leave --ip out`,
+    );
+  }
+  let given: Awaited<ReturnType<typeof context.ports.attach>>;
+  try {
+    const aliases = endpoint.Aliases ?? [];
+    given = await context.ports.attach({ network: await clusterRef(context, ref), name, aliases });
+  } catch (error) {
+    if (error instanceof ClusterError && error.code === "not-found") return undefined;
+    throw error;
+  }
+  await waitForBridge(context, given.networkName);
+  const IPAMConfig = { ...endpoint.IPAMConfig, IPv4Address: given.address };
+  return { ...given, endpoint: { ...endpoint, IPAMConfig } };
+}
+
+/** The engine's id of a bridge is nothing to the cluster. */
+async function clusterRef(context: ApiContext, ref: string): Promise<string> {
+  const answer = await context.engine.request(`/networks/${encodeURIComponent(ref)}`);
+  if (answer.status !== 200) return ref;
+  const { Labels } = engineNetworkSchema.parse(await answer.json());
+  return Labels?.[NETWORK_ID_LABEL] ?? ref;
+}
+
+async function waitForBridge(context: ApiContext, name: string): Promise<void> {
+  const endsAtMs = performance.now() + BRIDGE_WAIT_MS;
+  for (;;) {
+    const answer = await context.engine.request(`/networks/${encodeURIComponent(name)}`);
+    if (answer.status === 200) return;
+    if (performance.now() > endsAtMs) {
+      throw new ClusterError(
+        "deadline",
+        `Network ${name} did not come up on this node in ${BRIDGE_WAIT_MS / 1_000} s: see the log of shoal here, and try again`,
+        { retry: "later" },
+      );
+    }
+    await Bun.sleep(BRIDGE_POLL_MS);
+  }
+}
+
+async function containerName(context: ApiContext, ref: string): Promise<string | undefined> {
+  const answer = await context.engine.request(`/containers/${encodeURIComponent(ref)}/json`);
+  if (answer.status !== 200) return undefined;
+  const { Name } = z.looseObject({ Name: z.string() }).parse(await answer.json());
+  return Name.replace(/^\//, "");
+}
+
+/** The engine's answer as ours. */
+async function forward(
+  context: ApiContext,
+  c: Context,
+  body: string,
+  path = splitPath(c),
+): Promise<Response> {
+  const headers = { "content-type": c.req.header("content-type") ?? "application/json" };
+  const query = new URL(c.req.url).search;
+  const answer = await context.engine.request(`${path}${query}`, {
+    method: "POST",
+    body,
+    headers,
+    timeoutMs: CREATE_TIMEOUT_MS,
+  });
+  const type = answer.headers.get("content-type");
+  if (type !== null) c.header("content-type", type);
+  // Whatever the engine has said is a status.
+  return c.newResponse(answer.body, answer.status as StatusCode);
+}
+
+/** With the client's API version, which decides what the engine reads in the body. */
+function splitPath(c: Context): string {
+  return new URL(c.req.url).pathname;
+}

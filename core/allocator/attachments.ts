@@ -1,0 +1,79 @@
+/**
+ * Addresses of the containers that users put on overlay networks themselves: one is taken when its
+ * node asks (`planAttachment`, on the leader), and given back when its node says that no container has
+ * it any more, or when the node is gone (`planDetachment`).
+ */
+import { ClusterError } from "../errors.ts";
+import { newId, type NodeId } from "../ids.ts";
+import type { Network } from "../objects/network.ts";
+import type { Plan, PlanInput } from "../plan.ts";
+import type { Random } from "../random.ts";
+import type { Draft } from "../store/action.ts";
+import type { ClusterView } from "../store/view.ts";
+import { explainExhaustion, openAddressPools, takeAddress } from "./ipam.ts";
+
+/** Of one node: more are a loop that creates containers. */
+export const ATTACHMENTS_PER_NODE_MAX = 1_000;
+
+export type AttachmentRequest = {
+  nodeId: NodeId;
+  /** Name or id. */
+  network: string;
+  name: string;
+  aliases: string[];
+};
+
+/**
+ * The network and the attachment to create; two at one time may choose the same address, which apply
+ * refuses to the second (failed-precondition).
+ * @throws {ClusterError} not-found for an unknown network; forbidden for one that is not attachable;
+ * failed-precondition when it has no address left; busy for a node that has too many.
+ */
+export function planAttachment(
+  view: ClusterView,
+  request: AttachmentRequest,
+  random: Random,
+): { network: Network; object: Draft<"attachment"> } {
+  const network = view.network(request.network) ?? view.networkByName(request.network);
+  if (!network || network.predefined) {
+    throw new ClusterError("not-found", `network ${request.network} not found`);
+  }
+  const { spec } = network;
+  if (!spec.Attachable) {
+    throw new ClusterError(
+      "forbidden",
+      // Docker's words, and what to do.
+      `Could not attach to network ${spec.Name}: network ${spec.Name} not manually attachable: create it with --attachable`,
+    );
+  }
+  const held = view.attachments().filter(({ nodeId }) => nodeId === request.nodeId).length;
+  if (held >= ATTACHMENTS_PER_NODE_MAX) {
+    throw new ClusterError(
+      "busy",
+      `Cannot attach to network ${spec.Name}: containers of this node hold ${held} addresses already, ${ATTACHMENTS_PER_NODE_MAX} are possible; remove containers`,
+    );
+  }
+  const pool = openAddressPools(view).get(network.id);
+  const address = pool && takeAddress(pool);
+  if (!pool || address === undefined) {
+    const why = pool
+      ? explainExhaustion(pool)
+      : `network "${spec.Name}" has no subnet: remove it and create it again`;
+    throw new ClusterError("failed-precondition", why);
+  }
+  const { nodeId, name, aliases } = request;
+  const object = { id: newId(random), nodeId, networkId: network.id, address, name, aliases };
+  return { network, object };
+}
+
+/** Takes back what containers of nodes hold that are no longer in the cluster. */
+export function planDetachment({ view }: PlanInput): Plan {
+  const actions = view
+    .attachments()
+    .filter(({ nodeId }) => !view.node(nodeId))
+    .map(
+      ({ id, version }) =>
+        ({ type: "remove", table: "attachment", id, ifVersion: version }) as const,
+    );
+  return { actions, reasons: [] };
+}

@@ -1,0 +1,16 @@
+import type { NetworkId, NodeId } from "../ids.ts";
+import type { ObjectMeta } from "./object-meta.ts";
+
+/**
+ * A container that a user has put on an overlay network by hand (`docker run --network`), on one node.
+ * It holds its address until the node says that no container has it any more.
+ */
+export type Attachment = ObjectMeta & {
+  nodeId: NodeId;
+  networkId: NetworkId;
+  /** Without prefix length. */
+  address: string;
+  /** The container's; other containers on the network find it by this name and by its aliases. */
+  name: string;
+  aliases: string[];
+};

@@ -1,0 +1,101 @@
+import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { NET1_ID } from "./fake-ports.ts";
+import { type ApiLab, at, createLab, field } from "./lab.ts";
+
+let lab: ApiLab;
+beforeEach(() => {
+  lab = createLab();
+  // The reconciler makes it as soon as the address is given.
+  lab.engine.networks.push({ Name: "net1", Id: "b1", Labels: { "shoal.network.id": NET1_ID } });
+  lab.engine.networks.push({ Name: "own", Id: "b2", Labels: {} });
+});
+afterEach(() => lab.engine.stop());
+
+const createContainer = (body: unknown) =>
+  lab.call("POST", "/v1.41/containers/create?name=c1", body);
+const attachments = () => lab.ports.rows.attachments();
+
+describe("POST /containers/create", () => {
+  test.each([
+    { Image: "a" },
+    { Image: "a", HostConfig: { NetworkMode: "default" } },
+    { Image: "a", HostConfig: { NetworkMode: "host" } },
+    { Image: "a", HostConfig: { NetworkMode: "container:x" } },
+    { Image: "a", HostConfig: { NetworkMode: "own" }, Extra: { kept: 1 } },
+    { Image: "a", HostConfig: { NetworkMode: "nowhere" } },
+  ])("%j goes to the engine as it is", async (body) => {
+    const answer = await createContainer(body);
+    expect([answer.status, at(answer.body, "got")]).toEqual([201, body]);
+    expect(attachments()).toHaveLength(0);
+    expect(lab.engine.requests.at(-1)).toContain("/containers/create?name=c1");
+  });
+
+  test("what is no object goes to the engine as it is", async () => {
+    expect((await createContainer("[]")).status).toBe(201);
+  });
+
+  test.each(["net1", NET1_ID, "b1"])(
+    "on network %s it gets an address of the cluster",
+    async (ref) => {
+      const { body, status } = await createContainer({
+        Image: "a",
+        HostConfig: { NetworkMode: ref, Memory: 5 },
+        NetworkingConfig: { EndpointsConfig: { [ref]: { Aliases: ["db"] } } },
+      });
+      expect(status).toBe(201);
+      const [held] = attachments();
+      expect(held).toMatchObject({ networkId: NET1_ID, name: "c1", aliases: ["db"] });
+      const gateway = lab.ports.rows.network(NET1_ID)?.gateway;
+      expect(at(body, "got")).toEqual({
+        Image: "a",
+        HostConfig: { NetworkMode: "net1", Memory: 5, Dns: [gateway] },
+        NetworkingConfig: {
+          EndpointsConfig: {
+            net1: { Aliases: ["db"], IPAMConfig: { IPv4Address: held?.address } },
+          },
+        },
+      });
+    },
+  );
+
+  test("an address of the user's own, or a network that is not attachable, is refused", async () => {
+    const wish = { IPAMConfig: { IPv4Address: "10.0.1.9" } };
+    const own = await createContainer({
+      HostConfig: { NetworkMode: "net1" },
+      NetworkingConfig: { EndpointsConfig: { net1: wish } },
+    });
+    expect([own.status, field(own.body, "message")]).toEqual([
+      400,
+      "Cannot give address 10.0.1.9 on network net1: the cluster chooses addresses of overlay networks; leave --ip out",
+    ]);
+    const ingress = await createContainer({ HostConfig: { NetworkMode: "ingress" } });
+    expect(ingress.status).toBe(403);
+    expect(field(ingress.body, "message")).toContain("not manually attachable");
+    expect(attachments()).toHaveLength(0);
+  });
+
+  test("a node that is in no cluster passes everything on", async () => {
+    lab.ports.local = { ...lab.ports.local, state: "inactive" };
+    const body = { HostConfig: { NetworkMode: "net1" } };
+    expect(at((await createContainer(body)).body, "got")).toEqual(body);
+  });
+});
+
+describe("POST /networks/{id}/connect", () => {
+  test("gives a container an address of the cluster", async () => {
+    const { body } = await lab.call("POST", "/networks/net1/connect", { Container: "c2" });
+    const [held] = attachments();
+    expect(held?.name).toBe("c2");
+    expect(at(body, "got")).toEqual({
+      Container: "c2",
+      EndpointConfig: { IPAMConfig: { IPv4Address: held?.address } },
+    });
+  });
+
+  test("to a network of the engine's own is passed on", async () => {
+    const body = { Container: "c2", EndpointConfig: {} };
+    const answer = await lab.call("POST", "/networks/own/connect", body);
+    expect(at(answer.body, "got")).toEqual(body);
+    expect(attachments()).toHaveLength(0);
+  });
+});

@@ -1,0 +1,67 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { expect, test } from "bun:test";
+import { startAttachments } from "../../agent/attachments.ts";
+import { createLogger } from "../../agent/logger.ts";
+import type { AssignmentItem, AssignmentsMessage } from "../../core/dispatcher/assignment.ts";
+
+const endpoint = (
+  id: string,
+  serviceId: string,
+  nodeId: string,
+  address: string,
+): AssignmentItem => ({
+  key: `endpoint/${id}`,
+  kind: "endpoint",
+  body: {
+    taskId: id,
+    serviceId,
+    name: id,
+    nodeId,
+    addresses: [{ networkId: "net", address }],
+    isReady: true,
+  },
+});
+const complete = (...put: AssignmentItem[]): AssignmentsMessage => ({
+  type: "complete",
+  generation: 1,
+  put,
+  removed: [],
+});
+
+test("gives back the addresses that no container of this node has, and no others", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "shoal-attach-"));
+  const engineSocket = join(dir, "engine.sock");
+  const containers = [
+    { NetworkSettings: { Networks: { shop: { IPAddress: "10.0.1.2" } } } },
+    // Stopped: only its configuration has the address.
+    { NetworkSettings: { Networks: { shop: { IPAMConfig: { IPv4Address: "10.0.1.3" } } } } },
+  ];
+  const server = Bun.serve({ unix: engineSocket, fetch: () => Response.json(containers) });
+  const { promise, resolve } = Promise.withResolvers<unknown>();
+  const attachments = startAttachments({
+    nodeId: () => "n1",
+    engineSocket,
+    ask: async (method, params) => {
+      resolve([method, params]);
+      return {};
+    },
+    log: createLogger("silent"),
+    checkPeriodMs: 5,
+    graceMs: 0,
+  });
+  attachments.take(
+    complete(
+      endpoint("running", "", "n1", "10.0.1.2"),
+      endpoint("stopped", "", "n1", "10.0.1.3"),
+      endpoint("gone", "", "n1", "10.0.1.4"),
+      endpoint("elsewhere", "", "n2", "10.0.1.5"),
+      endpoint("task", "service", "n1", "10.0.1.6"),
+    ),
+  );
+  expect(await promise).toEqual(["detach", { ids: ["gone"] }]);
+  attachments.stop();
+  await server.stop(true);
+  rmSync(dir, { recursive: true });
+});
