@@ -1,6 +1,7 @@
 /**
- * Watches the free space below a manager's data directory, so that it stops while it still can: a
- * log that finds the disk full in the middle of a write can only end the process.
+ * Watches the free space below a manager's data directory, so that it stops while it still can. A
+ * thread that finds the disk full in the middle of a write stands still (core/sqlite-room.ts), and the
+ * state is `critical` until it has written.
  *
  *   ok        everything
  *   low       nothing is proposed here, a leader hands over; the log of others is still taken
@@ -26,6 +27,7 @@ export const BALLAST_BYTES = 16 * MIB;
 /** With the ballast made, still above LOW_UNTIL_BYTES. */
 const BALLAST_FROM_BYTES = 112 * MIB;
 const PERIOD_MS = 1_000;
+const BALLAST_NAME = "ballast";
 
 export type DiskSpace = {
   state: "ok" | "low" | "critical";
@@ -39,8 +41,15 @@ export type DiskWatch = {
   space(): DiskSpace;
   /** Measures now. */
   check(): DiskSpace;
+  /** A thread has found the disk full in the middle of a write, or has written at last. */
+  writerWaits(isWaiting: boolean): void;
   stop(): void;
 };
+
+/** What may be removed to finish a write with. */
+export function ballastPathOf(ballastDir: string): string {
+  return join(ballastDir, BALLAST_NAME);
+}
 
 /** The state at `freeBytes`, coming from `before`. */
 export function nextDiskState(before: DiskSpace["state"], freeBytes: number): DiskSpace["state"] {
@@ -66,17 +75,19 @@ export function watchDiskSpace(options: {
   freeBytes?: (dir: string) => number;
 }): DiskWatch {
   const { dir, freeBytes = freeBytesOf } = options;
-  const ballastPath = join(options.ballastDir, "ballast");
+  const ballastPath = ballastPathOf(options.ballastDir);
+  /** Threads that stand still: whatever is measured (a quota may be full), nothing can be promised. */
+  let waitingCount = 0;
   const describe = (state: DiskSpace["state"], free: number): DiskSpace => ({
     state,
     freeBytes: free,
-    text: `the file system of ${dir} has ${Math.floor(free / MIB)} MiB left, ${LOW_UNTIL_BYTES / MIB} MiB are needed`,
+    text: `${waitingCount > 0 ? "a write found no room, " : ""}the file system of ${dir} has ${Math.floor(free / MIB)} MiB left, ${LOW_UNTIL_BYTES / MIB} MiB are needed`,
   });
 
   let space = describe("ok", freeBytes(dir));
   const check = (): DiskSpace => {
     const free = freeBytes(dir);
-    const state = nextDiskState(space.state, free);
+    const state = waitingCount > 0 ? "critical" : nextDiskState(space.state, free);
     const hasChanged = state !== space.state;
     const isBallastInTheWay = state === "critical" && existsSync(ballastPath);
     space = describe(state, free);
@@ -92,7 +103,15 @@ export function watchDiskSpace(options: {
     check();
     options.onCheck?.();
   }, PERIOD_MS);
-  return { space: () => space, check, stop: () => clearInterval(timer) };
+  return {
+    space: () => space,
+    check,
+    writerWaits: (isWaiting) => {
+      waitingCount += isWaiting ? 1 : -1;
+      check();
+    },
+    stop: () => clearInterval(timer),
+  };
 }
 
 function freeBytesOf(dir: string): number {

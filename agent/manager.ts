@@ -93,6 +93,12 @@ export type ManagerOptions = {
   /** This node was taken out of the membership. */
   onRemoved(): void;
   /** A worker ended unasked. */
+  /** A thread stands still for want of room on disk, or goes on. */
+  onDiskFull?(isFull: boolean): void;
+  /** May be removed when a write finds the disk full. */
+  ballastPath?: string;
+  /** As consensus's: this node is the only manager, and takes what is left of its log. */
+  acceptLoss?: boolean;
   onCrash(name: string, code: number, error: Error | undefined): void;
 };
 
@@ -236,6 +242,10 @@ export async function startManagerOver(
         outcomeWaiters.get(proposalId)?.(outcome);
       }
       setApplied(output.index);
+    if (output.type === "disk-full") {
+      options.onDiskFull?.(output.isFull);
+      return;
+    }
     } else if (output.type === "restored") {
       restoreCount++;
       setApplied(output.index);
@@ -285,11 +295,15 @@ export async function startManagerOver(
     }
   });
 
+    } else if (output.type === "disk-full") {
+      options.onDiskFull?.(output.isFull);
   const [stateReady, consensusReady] = await Promise.all([
     state.request({ type: "init", nodeId, dir: workers.stateDir }, { port: workers.line.state }),
     consensus.request(
       {
         type: "init",
+  const { ballastPath } = options;
+  const ballast = ballastPath === undefined ? {} : { ballastPath };
         nodeId,
         dir: workers.raftDir,
         ...(options.bootstrap ? { bootstrap: options.bootstrap } : {}),
@@ -300,6 +314,8 @@ export async function startManagerOver(
       { port: workers.line.consensus },
     ),
   ]).catch(async (error: unknown) => {
+        ...ballast,
+        ...(options.acceptLoss ? { acceptLoss: true } : {}),
     // Whoever starts this manager again (rebuild.ts) must find the files free.
     await Promise.all([consensus.stop({ type: "stop" }), state.stop({ type: "stop" })]);
     throw error;

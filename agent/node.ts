@@ -39,7 +39,7 @@ import { decodeBackup, encodeBackup } from "./backup.ts";
 import { startAttachments } from "./attachments.ts";
 import { createClusterEvents } from "./api/cluster-events.ts";
 import { foundCluster } from "./found-cluster.ts";
-import { watchDiskSpace, type DiskWatch } from "./disk-space.ts";
+import { ballastPathOf, watchDiskSpace, type DiskWatch } from "./disk-space.ts";
 import { loadIdentity, type NodeIdentity, removeIdentity, saveIdentity } from "./identity.ts";
 import type { Logger } from "./logger.ts";
 import { type LocalParts, startLocalParts } from "./local-parts.ts";
@@ -263,6 +263,7 @@ export function createNode(options: NodeOptions): Node {
           leader.addr,
           "propose",
           { data },
+    acceptLoss?: boolean;
           { timeoutMs },
         );
       },
@@ -326,6 +327,8 @@ export function createNode(options: NodeOptions): Node {
         port: listen.port,
         tls: mustHave(tls, "TLS identity"),
         clusterId: me.clusterId,
+      onDiskFull: (isFull) => disk.writerWaits(isFull),
+      ballastPath: ballastPathOf(join(dataDir, "raft")),
         handlers: rpc.handlers,
         notes: {
           raft: (body, connection) => rpc.onRaftNote(connection, body.data),
@@ -523,9 +526,13 @@ export function createNode(options: NodeOptions): Node {
       await startManagerParts(start);
       return true;
     } catch (error) {
-      // Alone, or told to go on alone, there is nobody to rebuild from: a backup is what is left.
-      if (!isLogDamaged(error) || start.forceNewCluster || otherManagers().length === 0)
-        throw error;
+      if (!isLogDamaged(error) || start.forceNewCluster) throw error;
+      if (otherManagers().length === 0) {
+        // There is nobody to rebuild from: it goes on with what can be read, or says that nothing can.
+        log.error({ err: error.message }, "This manager's log is damaged, and there is no other");
+        await startManagerParts({ ...start, acceptLoss: true });
+        return true;
+      }
       log.error(
         { err: error.message },
         "This manager's log is damaged: it is rebuilt from the others",
@@ -1079,9 +1086,11 @@ export function createNode(options: NodeOptions): Node {
     const lost = managing?.manager.leaderLost();
     if (lost) return lost.error.message;
     const space = managing?.disk.space();
-    return space && space.state !== "ok"
-      ? `This manager takes no changes: ${space.text}`
-      : undefined;
+    const isShort = space !== undefined && space.state !== "ok";
+    const lost = managing?.manager.leaderLost();
+    // With a full disk it hears no leader by its own choice.
+    if (lost && space?.state !== "critical") return lost.error.message;
+    return isShort ? `This manager takes no changes: ${space.text}` : undefined;
   };
 
   const localNode = (): LocalNode => {

@@ -54,6 +54,10 @@ export type ConsensusInput =
       bootstrap?: { addr: string };
       /** Rewrite the membership to this node alone (--force-new-cluster). */
       forceNewCluster?: { addr: string };
+      /** Opens a log that has lost what it answered for: this node is the only manager there is. */
+      acceptLoss?: boolean;
+      /** A file that may be removed when a write finds the disk full. */
+      ballastPath?: string;
       electionTicks: number;
       tickMs: number;
     }
@@ -86,7 +90,8 @@ export type ConsensusInput =
   | { type: "stop" };
 
 export type ConsensusAnswer =
-  | { type: "ready"; status: RaftStatus }
+  /** `lost`: what was missing in the log, and accepted. */
+  | { type: "ready"; status: RaftStatus; lost?: string }
   | { type: "committed"; index: RaftIndex }
   | { type: "read-ready"; index: RaftIndex }
   | { type: "status"; status: RaftStatus }
@@ -98,7 +103,11 @@ export type ConsensusOutput =
   /** Leader, term or membership changed. `isLeader` is told only after the own term's first entry is applied. */
   | { type: "status-changed"; status: RaftStatus }
   /** This node was removed from the membership (entry applied here). */
-  | { type: "removed" };
+  | { type: "removed" }
+  | DiskFull;
+
+/** The thread stands still until a write has room on disk; then it goes on. */
+export type DiskFull = { type: "disk-full"; isFull: boolean };
 
 // ---- consensus ↔ state (MessagePort) ----------------------------------------------------------
 
@@ -124,7 +133,14 @@ export type StateToConsensus =
 
 export type StateInput =
   /** First message. Answer `{ type: "ready", appliedIndex }`. */
-  | { type: "init"; nodeId: NodeId /** Directory of state.db. */; dir: string }
+  | {
+      type: "init";
+      nodeId: NodeId;
+      /** Directory of state.db. */
+      dir: string;
+      /** As consensus's. */
+      ballastPath?: string;
+    }
   /** Leader: a node's session is open on this manager; it gets a complete set. Answer `{ type: "session", … }`. */
   | {
       type: "session-open";
@@ -179,7 +195,8 @@ export type StateOutput =
   /** To be sent on the session's connection, in order. */
   | { type: "assignments"; sessionId: string; message: AssignmentsMessage }
   /** The session is over for the dispatcher (node removed, replaced by a newer session). */
-  | { type: "session-end"; sessionId: string; reason: string };
+  | { type: "session-end"; sessionId: string; reason: string }
+  | DiskFull;
 
 /** Codec of proposals: JSON text, since object-rich payloads are 2–4 × faster so (bun-notes §1). */
 export function encodeProposal(proposal: Proposal): Uint8Array {

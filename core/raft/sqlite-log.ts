@@ -3,25 +3,48 @@
  * per batch of duties; what `persist` has returned from survives a power cut.
  *
  * Owns: the file, its format, and the proof that what is read is what was written (a CRC-32 per entry,
- * per snapshot piece, and over the state row). Decides nothing about consensus.
+ * per snapshot piece, and over the state row) and all that was written (sqlite-witness.ts). Decides
+ * nothing about consensus.
  *
  * Invariants: (D1) entries are consecutive from base + 1; (D2) a snapshot named in the state row has
- * all its pieces; (D3) only one process has the file open (exclusive lock).
+ * all its pieces; (D3) only one process has the file open (exclusive lock); (D4) the state row knows at
+ * least as many batches as the witness.
  *
- * A damaged entry behind the known commit index is cut off with all that follow it: a torn tail.
- * Damage anywhere else is refused, since this member may have answered for it: the operator removes
- * the manager and lets it join again with an empty directory.
+ * What a power cut leaves of a batch that was not synced is taken back by SQLite as a whole, and nothing
+ * was answered for it. So whatever is missing or does not match its checksum has rotted, and this member
+ * may have answered for it: it is refused, and the manager rebuilds itself from the others
+ * (agent/rebuild.ts). Rot that is met while it runs is marked, so that the next start refuses too.
+ * `acceptLoss` opens what can be read, for one who has no others.
+ *
+ * A full disk makes the writer wait (sqlite-room.ts). The write-ahead log is made long in advance: an
+ * fsync that need not write the file's new length takes half the time.
  */
 import { Database, SQLiteError } from "bun:sqlite";
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fdatasyncSync,
+  fstatSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  statfsSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { assert } from "../assert.ts";
 import { ClusterError } from "../errors.ts";
 import type { NodeId, RaftIndex } from "../ids.ts";
+import { migrate, type MigrationStep, readUserVersion } from "../sqlite-migrate.ts";
+import { type Room, writeWithRoom } from "../sqlite-room.ts";
 import { crc32 } from "./checksum.ts";
 import { configurationOf, decodeConfiguration, encodeConfiguration } from "./configuration.ts";
-import type { LogStorage } from "./host.ts";
+import { type LogStorage, SNAPSHOT_PIECE_BYTES } from "./host.ts";
 import {
+  type Configuration,
   EMPTY_CONFIGURATION,
   type Entry,
   type HardState,
@@ -29,13 +52,23 @@ import {
   type SnapshotMeta,
 } from "./messages.ts";
 import type { PersistBatch, StoredRaft } from "./raft.ts";
+import { inspectWal } from "./sqlite-wal.ts";
+import { openWitness, type Witness } from "./sqlite-witness.ts";
 
 const FILE_NAME = "raft.db";
+const WITNESS_NAME = "witness";
+/** Why this log must not be used any more, if it must not. */
+const MARK_NAME = "damaged";
 /** "shol": tells `file` and us what this is. */
 const APPLICATION_ID = 0x73686f6c;
-export const FORMAT_VERSION = 1;
-/** Pages of 4 KiB in the write-ahead log before it is folded in (bun-notes §4). */
-const WAL_CHECKPOINT_PAGES = 10_000;
+/** 2: the state row counts batches. */
+export const FORMAT_VERSION = 2;
+/** Pages of 4 KiB in the write-ahead log before it is folded in: the next begins at its start again. */
+const WAL_CHECKPOINT_PAGES = 4_000;
+/** So long is the write-ahead log made in advance; the last batch before it is folded in may be big. */
+const WAL_BYTES = 17 * 1024 * 1024;
+/** With less room it is left short: slower, but there. */
+const WAL_FROM_FREE_BYTES = 128 * 1024 * 1024;
 
 const SCHEMA = `
 CREATE TABLE state (
@@ -59,10 +92,23 @@ CREATE TABLE snapshot_piece (
 ) STRICT;
 `;
 
+const STEPS: readonly MigrationStep[] = [
+  {
+    from: 1,
+    change: (db) => {
+      const row = selectState(db);
+      // One that has rotted is left as it is, for readState to refuse.
+      if (!row || !isStateGood(row)) return;
+      const body = JSON.stringify({ ...(JSON.parse(row.body) as object), batchCount: 0 });
+      db.run("UPDATE state SET body = ?, checksum = ? WHERE id = 1", [body, textChecksum(body)]);
+    },
+  },
+];
+
 export type SqliteLog = LogStorage & {
   readonly stored: StoredRaft;
-  /** Damaged entries that were cut off on opening. */
-  readonly cutCount: number;
+  /** What `acceptLoss` has accepted, for the operator. */
+  readonly lost: string | undefined;
   close(): void;
 };
 
@@ -72,6 +118,8 @@ type StateRow = {
   votedFor: NodeId | null;
   commitIndex: RaftIndex;
   joinedIndex: RaftIndex | null;
+  /** Batches so far, this one included. */
+  batchCount: number;
   base: { index: RaftIndex; term: number; members: string };
   snapshot: {
     index: RaftIndex;
@@ -87,21 +135,47 @@ export type OpenOptions = {
   nodeId: NodeId;
   /** A first batch for what was found; `isEmpty`: nothing was ever written. Thrown errors close the file. */
   begin?: (stored: StoredRaft, isEmpty: boolean) => PersistBatch | undefined;
+  /**
+   * Opens what can be read although more was answered for. Only for a member that has nobody to get it
+   * from: with others it would break what it promised them.
+   */
+  acceptLoss?: boolean;
+  room?: Room;
+  /** How long the write-ahead log is made in advance. @default WAL_BYTES */
+  walBytes?: number;
 };
 
 /**
  * Opens raft.db in `dir`, creating both.
  *
  * @throws {ClusterError} failed-precondition when the file is another node's, of a later version,
- * or open elsewhere; internal when it is damaged.
+ * or open elsewhere; internal when it is damaged (`details.isDamaged`).
  */
 export function openSqliteLog(options: OpenOptions): SqliteLog {
-  const path = join(options.dir, FILE_NAME);
+  const { dir } = options;
+  const path = join(dir, FILE_NAME);
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  const loss: Loss = {
+    text: undefined,
+    found: (what) => {
+      if (options.acceptLoss !== true) throw damaged(path, what);
+      loss.text ??= what;
+    },
+  };
   try {
-    const db = openFile(options.dir);
+    const mark = readMark(dir);
+    if (mark !== undefined) loss.found(mark);
+    const { db, hasTornTail } = openFile(dir, loss);
+    const witness = openWitness(join(dir, WITNESS_NAME));
     try {
-      return serve(db, options, path);
+      // What is left of a batch that was cut off must not lie behind later ones.
+      if (hasTornTail) db.run("PRAGMA wal_checkpoint(TRUNCATE)");
+      const log = serve(db, witness, options, loss);
+      rmSync(join(dir, MARK_NAME), { force: true });
+      lengthenWal(dir, options.walBytes ?? WAL_BYTES);
+      return log;
     } catch (error) {
+      witness.close();
       db.close();
       throw error;
     }
@@ -111,9 +185,38 @@ export function openSqliteLog(options: OpenOptions): SqliteLog {
   }
 }
 
-function openFile(dir: string): Database {
+/** What was found to be missing or rotten; `found` throws unless the loss is accepted. */
+type Loss = { text: string | undefined; found(what: string): void };
+
+function readMark(dir: string): string | undefined {
+  const path = join(dir, MARK_NAME);
+  return existsSync(path) ? readFileSync(path, "utf8") : undefined;
+}
+
+/** SQLite keeps its length from here on. Zeros: that is what it takes for no frames. */
+function lengthenWal(dir: string, sizeBytes: number): void {
+  const { bavail, bsize } = statfsSync(dir);
+  if (bavail * bsize < WAL_FROM_FREE_BYTES) return;
+  const path = join(dir, `${FILE_NAME}-wal`);
+  if (!existsSync(path)) return;
+  const file = openSync(path, "r+");
+  try {
+    const { size } = fstatSync(file);
+    const zeros = new Uint8Array(1024 * 1024);
+    for (let at = size; at < sizeBytes; at += zeros.length) {
+      writeSync(file, zeros, 0, Math.min(zeros.length, sizeBytes - at), at);
+    }
+    if (size < sizeBytes) fdatasyncSync(file);
+  } catch (error) {
+    // Others were quicker: it is as long as it is.
+    if ((error as NodeJS.ErrnoException).code !== "ENOSPC") throw error;
+  } finally {
+    closeSync(file);
+  }
+}
+
+function openFile(dir: string, loss: Loss): { db: Database; hasTornTail: boolean } {
   const path = join(dir, FILE_NAME);
-  mkdirSync(dir, { recursive: true, mode: 0o700 });
   const isNew = !existsSync(path);
   const db = new Database(path, { create: true, readwrite: true, strict: true });
   try {
@@ -123,20 +226,22 @@ function openFile(dir: string): Database {
     db.run("PRAGMA synchronous = FULL");
     db.run(`PRAGMA wal_autocheckpoint = ${WAL_CHECKPOINT_PAGES}`);
     db.run("PRAGMA cache_size = -8192");
-    const format = pragma(db, "user_version");
     const [tables] = selectOnce<{ n: number }>(db, "SELECT count(*) AS n FROM sqlite_schema");
-    if (format === 0 && tables?.n === 0) {
+    // Nobody else writes any more, and nothing was written here yet.
+    const wal = inspectWal(`${path}-wal`);
+    if (wal?.rot !== undefined) loss.found(wal.rot);
+    if (readUserVersion(db) === 0 && tables?.n === 0) {
       db.run("BEGIN IMMEDIATE");
       db.run(SCHEMA);
       db.run(`PRAGMA application_id = ${APPLICATION_ID}`);
       db.run(`PRAGMA user_version = ${FORMAT_VERSION}`);
       db.run("COMMIT");
-    } else if (format !== FORMAT_VERSION || pragma(db, "application_id") !== APPLICATION_ID) {
-      throw new ClusterError(
-        "failed-precondition",
-        `Cannot open "${path}": its format is version ${format}, this program reads ${FORMAT_VERSION}; use the version of the program that wrote it`,
-      );
+    } else {
+      refuseStranger(db, path);
+      migrate(db, { path, version: FORMAT_VERSION, steps: STEPS });
     }
+    if (isNew) syncDirectory(dir);
+    return { db, hasTornTail: wal?.hasTornTail ?? false };
   } catch (error) {
     db.close();
     if (!(error instanceof SQLiteError) || error.code !== "SQLITE_BUSY") throw error;
@@ -146,8 +251,6 @@ function openFile(dir: string): Database {
       { cause: error },
     );
   }
-  if (isNew) syncDirectory(dir);
-  return db;
 }
 
 /** A new file is only there after a power cut if its directory was written too. */
@@ -162,9 +265,13 @@ function syncDirectory(dir: string): void {
   }
 }
 
-function pragma(db: Database, name: "user_version" | "application_id"): number {
-  const [row] = selectOnce<Record<string, number>>(db, `PRAGMA ${name}`);
-  return row?.[name] ?? 0;
+function refuseStranger(db: Database, path: string): void {
+  const [row] = selectOnce<{ application_id: number }>(db, "PRAGMA application_id");
+  if (row?.application_id === APPLICATION_ID) return;
+  throw new ClusterError(
+    "failed-precondition",
+    `Cannot open "${path}": it is no log of shoal; move it away`,
+  );
 }
 
 /** Statements left open would keep the file locked after close(). */
@@ -177,8 +284,11 @@ function selectOnce<Row>(db: Database, sql: string, ...values: number[]): Row[] 
   }
 }
 
-function serve(db: Database, options: OpenOptions, path: string): SqliteLog {
-  const { nodeId } = options;
+function serve(db: Database, witness: Witness, options: OpenOptions, loss: Loss): SqliteLog {
+  const { dir, nodeId, room = {} } = options;
+  const path = join(dir, FILE_NAME);
+  const [check] = selectOnce<{ integrity_check: string }>(db, "PRAGMA integrity_check(1)");
+  if (check?.integrity_check !== "ok") throw damaged(path, `${check?.integrity_check}`);
   const row = readState(db, path);
   if (row && row.nodeId !== nodeId) {
     throw new ClusterError(
@@ -186,7 +296,10 @@ function serve(db: Database, options: OpenOptions, path: string): SqliteLog {
       `Cannot open "${path}": it belongs to node "${row.nodeId}", this node is "${nodeId}"; remove the directory to join as a new manager`,
     );
   }
-  let { stored, cutCount } = readStored(db, row, path);
+  const known = row?.batchCount ?? 0;
+  const answered = witness.batchCount ?? 0;
+  if (known < answered) loss.found(`the last ${answered - known} batches of it are missing`);
+  let stored = readStored(db, row, path, loss);
   const beginning = options.begin?.(stored, row === undefined);
 
   const statements = prepareStatements(db);
@@ -195,6 +308,7 @@ function serve(db: Database, options: OpenOptions, path: string): SqliteLog {
     try {
       const next = writeRows(statements, nodeId, batch, kept);
       statements.commit.run();
+      witness.record(next.batchCount);
       return next;
     } catch (error) {
       // A full disk has rolled it back already, and is what the caller must hear of.
@@ -202,43 +316,70 @@ function serve(db: Database, options: OpenOptions, path: string): SqliteLog {
       throw error;
     }
   };
-  if (cutCount > 0) statements.deleteFrom.run(lastIndexOf(stored) + 1);
+  const lastIndex = lastIndexOf(stored);
+  if (loss.text !== undefined) statements.deleteFrom.run(lastIndex + 1);
+  let kept: Kept = { ...stored, lastIndex, batchCount: known };
   if (beginning) {
-    writeBatch(beginning, stored);
+    kept = writeBatch(beginning, kept);
     // Read it back: what is served is what is on disk.
-    stored = readStored(db, readState(db, path), path).stored;
+    stored = readStored(db, readState(db, path), path, loss);
+  } else {
+    witness.record(known);
   }
   // Pieces of a snapshot that was never put in force.
   statements.deleteOtherPieces.run(stored.snapshot?.index ?? 0);
-  let kept: Kept = stored;
 
+  /** Of whatever touches the file from now on. */
+  const guard = <T>(work: () => T): T => {
+    try {
+      return work();
+    } catch (error) {
+      if (!isRot(error) && !isDamaged(error)) throw error;
+      writeMark(dir, error.message);
+      throw isRot(error) ? damaged(path, error.message) : error;
+    }
+  };
   return {
     stored,
-    cutCount,
+    lost: loss.text,
     persist: (batch) => {
-      kept = writeBatch(batch, kept);
+      kept = guard(() => writeWithRoom(dir, room, () => writeBatch(batch, kept)));
     },
     stageSnapshotPiece: (index, piece, data) => {
-      statements.insertPiece.run(index, piece, data, crc32(data));
+      const stage = () => statements.insertPiece.run(index, piece, data, crc32(data));
+      guard(() => writeWithRoom(dir, room, stage));
     },
-    readSnapshotPiece: (index, piece) => {
-      const found = statements.selectPiece.get(index, piece);
-      if (!found) return undefined;
-      if (crc32(found.data) !== found.checksum) {
-        throw damaged(path, `piece ${piece} of snapshot ${index} does not match its checksum`);
-      }
-      return found.data;
-    },
+    readSnapshotPiece: (index, piece) =>
+      guard(() => {
+        const found = statements.selectPiece.get(index, piece);
+        if (found && crc32(found.data) !== found.checksum) throw rottenPiece(path, index, piece);
+        return found?.data;
+      }),
     close: () => {
       // Statements left open would keep the file locked.
       for (const statement of Object.values(statements)) statement.finalize();
       db.close(true);
+      witness.close();
     },
   };
 }
 
+/** Best effort: without it, the next start finds the rot itself or meets it again. */
+function writeMark(dir: string, what: string): void {
+  try {
+    writeFileSync(join(dir, MARK_NAME), `met while it ran: ${what}`, { mode: 0o600 });
+  } catch (error) {
+    if (typeof (error as NodeJS.ErrnoException).code !== "string") throw error;
+  }
+}
+
 /** Part of the state row that a batch may leave as it is. */
-type Kept = { base: LogBase; snapshot: SnapshotMeta | undefined };
+type Kept = {
+  base: LogBase;
+  snapshot: SnapshotMeta | undefined;
+  batchCount: number;
+  lastIndex: RaftIndex;
+};
 type Statements = ReturnType<typeof prepareStatements>;
 
 function prepareStatements(db: Database) {
@@ -268,8 +409,9 @@ function writeRows(
   statements: Statements,
   nodeId: NodeId,
   batch: PersistBatch,
-  { base, snapshot }: Kept,
+  before: Kept,
 ): Kept {
+  const base = batch.base ?? before.base;
   if (batch.isLogCleared) statements.deleteFrom.run(0);
   if (batch.base) statements.deleteTo.run(batch.base.index);
   if (batch.snapshot) {
@@ -279,17 +421,27 @@ function writeRows(
     });
     statements.deleteOtherPieces.run(meta.index);
   }
-  writeEntries(statements, batch.entries);
-  const kept: Kept = { base: batch.base ?? base, snapshot: batch.snapshot?.meta ?? snapshot };
+  writeEntries(statements, batch.entries, before.lastIndex);
+  const lastKept = batch.isLogCleared ? base.index : before.lastIndex;
+  const kept: Kept = {
+    base,
+    snapshot: batch.snapshot?.meta ?? before.snapshot,
+    batchCount: before.batchCount + 1,
+    lastIndex: Math.max(base.index, batch.entries.at(-1)?.index ?? lastKept),
+  };
   const body = JSON.stringify(stateRow(nodeId, batch.hardState, kept));
-  statements.writeState.run(body, crc32(new TextEncoder().encode(body)));
+  statements.writeState.run(body, textChecksum(body));
   return kept;
 }
 
-function writeEntries(statements: Statements, entries: readonly Entry[]): void {
+function writeEntries(
+  statements: Statements,
+  entries: readonly Entry[],
+  lastIndex: RaftIndex,
+): void {
   const first = entries[0];
   if (!first) return;
-  statements.deleteFrom.run(first.index);
+  if (first.index <= lastIndex) statements.deleteFrom.run(first.index);
   for (const entry of entries) {
     const type = entry.type === "normal" ? 0 : 1;
     const { index, term, data } = entry;
@@ -317,29 +469,50 @@ function damaged(path: string, what: string): ClusterError {
   );
 }
 
+function isDamaged(error: unknown): error is ClusterError {
+  return error instanceof ClusterError && error.details["isDamaged"] === true;
+}
+
+function rottenPiece(path: string, index: RaftIndex, piece: number): ClusterError {
+  return damaged(path, `piece ${piece} of snapshot ${index} does not match its checksum`);
+}
+
 /** SQLite's own findings of rot, outside of what the checksums cover. */
 function isRot(error: unknown): error is SQLiteError {
   return error instanceof SQLiteError && /^SQLITE_(CORRUPT|NOTADB)/.test(error.code ?? "");
 }
 
+type StateText = { body: string; checksum: number };
+
+function selectState(db: Database): StateText | undefined {
+  return selectOnce<StateText>(db, "SELECT body, checksum FROM state WHERE id = 1")[0];
+}
+
+function isStateGood({ body, checksum }: StateText): boolean {
+  return textChecksum(body) === checksum;
+}
+
+function textChecksum(text: string): number {
+  return crc32(new TextEncoder().encode(text));
+}
+
 function readState(db: Database, path: string): StateRow | undefined {
-  type Row = { body: string; checksum: number };
-  const [row] = selectOnce<Row>(db, "SELECT body, checksum FROM state WHERE id = 1");
+  const row = selectState(db);
   if (!row) return undefined;
-  if (crc32(new TextEncoder().encode(row.body)) !== row.checksum) {
-    throw damaged(path, "the state row does not match its checksum");
-  }
+  if (!isStateGood(row)) throw damaged(path, "the state row does not match its checksum");
   // Written by stateRow() and proved by the checksum.
   return JSON.parse(row.body) as StateRow;
 }
 
-function stateRow(nodeId: NodeId, hardState: HardState, { base, snapshot }: Kept): StateRow {
+function stateRow(nodeId: NodeId, hardState: HardState, kept: Kept): StateRow {
+  const { base, snapshot, batchCount } = kept;
   return {
     nodeId,
     term: hardState.term,
     votedFor: hardState.votedFor ?? null,
     commitIndex: hardState.commitIndex,
     joinedIndex: hardState.joinedIndex ?? null,
+    batchCount,
     base: { index: base.index, term: base.term, members: membersText(base) },
     snapshot: snapshot
       ? {
@@ -353,9 +526,15 @@ function stateRow(nodeId: NodeId, hardState: HardState, { base, snapshot }: Kept
   };
 }
 
-function membersText(base: LogBase): string {
-  return new TextDecoder().decode(encodeConfiguration(base.configuration));
+function membersText({ configuration }: LogBase): string {
+  const known = membersTexts.get(configuration);
+  if (known !== undefined) return known;
+  const text = new TextDecoder().decode(encodeConfiguration(configuration));
+  membersTexts.set(configuration, text);
+  return text;
 }
+/** Configurations are never changed in place, and written with every batch. */
+const membersTexts = new WeakMap<Configuration, string>();
 
 function baseOf(row: { index: RaftIndex; term: number; members: string }): LogBase {
   const configuration = decodeConfiguration(new TextEncoder().encode(row.members));
@@ -369,28 +548,19 @@ const EMPTY: StoredRaft = {
   snapshot: undefined,
 };
 
-function readStored(
-  db: Database,
-  row: StateRow | undefined,
-  path: string,
-): { stored: StoredRaft; cutCount: number } {
-  if (!row) return { stored: EMPTY, cutCount: 0 };
+function readStored(db: Database, row: StateRow | undefined, path: string, loss: Loss): StoredRaft {
+  if (!row) return EMPTY;
   const base = baseOf(row.base);
-  const { entries, cutCount } = readEntries(db, base.index, row.commitIndex, path);
+  const entries = readEntries(db, base.index, row.commitIndex, loss);
   const { snapshot } = row;
   if (base.index > (snapshot?.index ?? 0)) throw damaged(path, "the snapshot is missing");
-  if (snapshot) {
-    const sql = "SELECT count(*) AS n FROM snapshot_piece WHERE snapshot_index = ?";
-    const [found] = selectOnce<{ n: number }>(db, sql, snapshot.index);
-    if (found?.n !== snapshot.pieceCount) {
-      throw damaged(path, `${found?.n} of ${snapshot.pieceCount} snapshot pieces are there`);
-    }
-  }
-  const stored: StoredRaft = {
+  if (snapshot) checkPieces(db, snapshot, path, loss);
+  return {
     hardState: {
       term: row.term,
       votedFor: row.votedFor ?? undefined,
-      commitIndex: row.commitIndex,
+      // Less only where a loss is accepted.
+      commitIndex: Math.min(row.commitIndex, base.index + entries.length),
       joinedIndex: row.joinedIndex ?? undefined,
     },
     base,
@@ -403,15 +573,35 @@ function readStored(
         }
       : undefined,
   };
-  return { stored, cutCount };
+}
+
+/** Found here, they do no harm; found when a member or the state needs them, nothing helps. */
+function checkPieces(
+  db: Database,
+  { index, pieceCount }: { index: RaftIndex; pieceCount: number },
+  path: string,
+  loss: Loss,
+): void {
+  const countSql = "SELECT count(*) AS n FROM snapshot_piece WHERE snapshot_index = ?";
+  const [found] = selectOnce<{ n: number }>(db, countSql, index);
+  if (found?.n !== pieceCount) {
+    throw damaged(path, `${found?.n} of ${pieceCount} snapshot pieces are there`);
+  }
+  const sql = "SELECT data, checksum FROM snapshot_piece WHERE snapshot_index = ?1 AND piece = ?2";
+  for (let piece = 0; piece < pieceCount; piece++) {
+    const [row] = selectOnce<{ data: Uint8Array; checksum: number }>(db, sql, index, piece);
+    if (row && crc32(row.data) === row.checksum) continue;
+    // Needed only when state.db or another manager is behind it.
+    loss.found(`piece ${piece} of snapshot ${index} does not match its checksum`);
+  }
 }
 
 function readEntries(
   db: Database,
   baseIndex: RaftIndex,
   commitIndex: RaftIndex,
-  path: string,
-): { entries: Entry[]; cutCount: number } {
+  loss: Loss,
+): Entry[] {
   type Row = { log_index: number; term: number; type: number; data: Uint8Array; checksum: number };
   const rows = selectOnce<Row>(db, "SELECT * FROM entry ORDER BY log_index");
   const entries: Entry[] = [];
@@ -422,10 +612,10 @@ function readEntries(
     entries.push({ index, term, type: type === 0 ? "normal" : "configuration", data });
   }
   const last = baseIndex + entries.length;
-  if (last < commitIndex) {
-    throw damaged(path, `entry ${last + 1} is missing or does not match its checksum`);
+  if (entries.length < rows.length || last < commitIndex) {
+    loss.found(`entry ${last + 1} is missing or does not match its checksum`);
   }
-  return { entries, cutCount: rows.length - entries.length };
+  return entries;
 }
 
 function lastIndexOf(stored: StoredRaft): RaftIndex {
@@ -443,6 +633,41 @@ export function bootstrapBatch(nodeId: NodeId, addr: string): PersistBatch {
     isLogCleared: false,
     entries: [{ index: 1, term: 1, type: "configuration", data }],
   };
+}
+
+/**
+ * The log of an only member that has lost its end: it begins again with the state that was applied up
+ * to `index`. The last configuration that is known stays in force.
+ */
+export function adoptedBatch(
+  stored: StoredRaft,
+  index: RaftIndex,
+  snapshot: Uint8Array,
+): PersistBatch {
+  assert(index > lastIndexOf(stored), "The state is ahead of the log");
+  const last = stored.entries.findLast(({ type }) => type === "configuration");
+  const configuration = last ? decodeConfiguration(last.data) : stored.base.configuration;
+  const { hardState } = stored;
+  const base = { index, term: hardState.term, configuration };
+  const pieces = piecesOf(snapshot);
+  return {
+    hardState: { ...hardState, commitIndex: index },
+    isLogCleared: true,
+    base,
+    snapshot: {
+      meta: { ...base, pieceCount: pieces.length, sizeBytes: snapshot.length },
+      pieces,
+    },
+    entries: [],
+  };
+}
+
+function piecesOf(snapshot: Uint8Array): Uint8Array[] {
+  const pieces: Uint8Array[] = [];
+  for (let at = 0; at < snapshot.length; at += SNAPSHOT_PIECE_BYTES) {
+    pieces.push(snapshot.subarray(at, at + SNAPSHOT_PIECE_BYTES));
+  }
+  return pieces;
 }
 
 /**

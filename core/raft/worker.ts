@@ -23,11 +23,13 @@ import type {
   StateToConsensus,
 } from "../protocol.ts";
 import type { Random } from "../random.ts";
+import type { Room } from "../sqlite-room.ts";
 import { serveWorker, type WorkerServer } from "../worker-server.ts";
 import { useNativeCrc32 } from "./checksum.ts";
 import { createHost, hasWork, type Host, type HostInput, pushInput, runTurn } from "./host.ts";
 import { isCommitUntold, raftStatus, type RaftAnswer } from "./raft.ts";
 import {
+  adoptedBatch,
   bootstrapBatch,
   forceNewClusterBatch,
   openSqliteLog,
@@ -63,7 +65,9 @@ export function startConsensusWorker(): void {
   let worker: Worker | undefined;
   const begin = async (init: Init, port: MessagePort): Promise<ConsensusAnswer> => {
     worker = await open(init, port, server);
-    return { type: "ready", status: raftStatus(worker.host.raft) };
+    const { lost } = worker.log;
+    const status = raftStatus(worker.host.raft);
+    return { type: "ready", status, ...(lost === undefined ? {} : { lost }) };
   };
   const server: WorkerServer<ConsensusOutput> = serveWorker<
     ConsensusInput,
@@ -86,9 +90,20 @@ async function open(
 ): Promise<Worker> {
   const line = await openedState(state);
   const { appliedIndex } = line;
-  const log = openLog(init);
+  const holder: { worker?: Worker } = {};
+  const room: Room = {
+    ...(init.ballastPath === undefined ? {} : { ballastPath: init.ballastPath }),
+    onFull: (isFull) => tellFull(server, holder.worker, isFull),
+  };
+  let log = openLog(init, room);
   const last = log.stored.base.index + log.stored.entries.length;
-  if (appliedIndex > last) {
+  if (appliedIndex > last && mayLose(init)) {
+    log = await adoptState(log, line, state, () => {
+      // A new membership is in the log already.
+      const { forceNewCluster: _, ...rest } = init;
+      return openLog({ ...rest, acceptLoss: true }, room);
+    });
+  } else if (appliedIndex > last) {
     log.close();
     throw new ClusterError(
       "failed-precondition",
@@ -126,6 +141,7 @@ async function open(
       appliedIndex,
     ),
   };
+  holder.worker = worker;
   line.serve((message) => handleState(worker, message));
   startTicks(worker, init);
   scheduleTurn(worker);
@@ -162,11 +178,64 @@ function openedState(state: MessagePort): Promise<StateLine> {
   });
 }
 
-function openLog(init: Init): SqliteLog {
+/** While the disk is full this thread stands still, so what waits for it is told before. */
+function tellFull(
+  server: WorkerServer<ConsensusOutput>,
+  worker: Worker | undefined,
+  isFull: boolean,
+): void {
+  server.notify({ type: "disk-full", isFull });
+  if (!worker) return;
+  const { host } = worker;
+  const status = raftStatus(host.raft);
+  if (!isFull) {
+    server.notify({ type: "status-changed", status });
+    return;
+  }
+  const { leaderId: _, ...rest } = status;
+  server.notify({ type: "status-changed", status: { ...rest, isLeader: false } });
+  if (!host.told.isLeader) return;
+  // Told again by the end of the turn, if it still leads then.
+  host.told = { isLeader: false, term: status.term, leaderId: undefined };
+  host.ports.state.leadership(host.told);
+}
+
+/**
+ * The only manager's log has lost its end, and state.db has applied it: what it holds becomes the log's
+ * beginning, and nothing is lost.
+ */
+async function adoptState(
+  log: SqliteLog,
+  line: StateLine,
+  state: MessagePort,
+  reopen: () => SqliteLog,
+): Promise<SqliteLog> {
+  const asked: ConsensusToState = { type: "take-snapshot" };
+  state.postMessage(asked);
+  const { index, data } = await new Promise<Extract<StateToConsensus, { type: "snapshot" }>>(
+    (resolve) => {
+      line.serve((message) => {
+        if (message.type === "snapshot") resolve(message);
+      });
+    },
+  );
+  log.persist(adoptedBatch(log.stored, index, data));
+  log.close();
+  return { ...reopen(), lost: `its end was missing; state.db had all of it up to entry ${index}` };
+}
+
+/** Nobody else has what this log has lost, or the operator has said that it is to go on alone. */
+function mayLose({ acceptLoss, forceNewCluster }: Init): boolean {
+  return acceptLoss === true || forceNewCluster !== undefined;
+}
+
+function openLog(init: Init, room: Room): SqliteLog {
   const { dir, nodeId, bootstrap, forceNewCluster } = init;
   return openSqliteLog({
     dir,
     nodeId,
+    room,
+    acceptLoss: mayLose(init),
     begin: (stored, isEmpty) => {
       if (bootstrap && isEmpty) return bootstrapBatch(nodeId, bootstrap.addr);
       if (!forceNewCluster) return undefined;
@@ -244,7 +313,8 @@ function handle(
   switch (input.type) {
     case "propose":
       return request(worker, (requestId) => {
-        push(worker, { type: "proposal", requestId, data: ownBytes(input.data) });
+        const { data, term } = input;
+        push(worker, { type: "proposal", requestId, data: ownBytes(data), term });
       });
     case "read-index":
       return request(worker, (requestId) => push(worker, { type: "read-index", requestId }));

@@ -14,9 +14,11 @@
  */
 import { Database, SQLiteError, type Statement } from "bun:sqlite";
 import { closeSync, openSync, readSync, renameSync, rmSync } from "node:fs";
+import { dirname } from "node:path";
 import { assert, unreachable } from "../assert.ts";
 import { ClusterError } from "../errors.ts";
 import type { RaftIndex } from "../ids.ts";
+import { type Room, writeWithRoom } from "../sqlite-room.ts";
 import type { Change, Outcome, TableName } from "./action.ts";
 import { applyEntry } from "./apply.ts";
 import { createMemoryRows, type MemoryRows, type Row, TABLE_NAMES } from "./memory-rows.ts";
@@ -51,9 +53,9 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS secret (id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
   CREATE TABLE IF NOT EXISTS config (id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
   CREATE TABLE IF NOT EXISTS task (id TEXT PRIMARY KEY NOT NULL, service_id TEXT NOT NULL, node_id TEXT, version INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
+  CREATE TABLE IF NOT EXISTS attachment (id TEXT PRIMARY KEY NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
   CREATE INDEX IF NOT EXISTS network_name ON network (name);
   CREATE INDEX IF NOT EXISTS service_name ON service (name);
-  CREATE TABLE IF NOT EXISTS attachment (id TEXT PRIMARY KEY NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
   CREATE INDEX IF NOT EXISTS secret_name ON secret (name);
   CREATE INDEX IF NOT EXISTS config_name ON config (name);
   CREATE INDEX IF NOT EXISTS task_service ON task (service_id, id);
@@ -95,18 +97,23 @@ export type StateStore = {
 };
 
 /**
- * Opens or creates state.db and loads it.
+ * Opens or creates state.db and loads it. With `room`, its writes wait for room on a full disk.
  * @throws {ClusterError} failed-precondition when a newer version of shoal wrote it; UnusableStateError
  * when it is damaged or of an older format.
  */
-export function openStateStore(path: string): StateStore {
+export function openStateStore(path: string, room?: Room): StateStore {
   const database = new Database(path, { create: true, readwrite: true, strict: true });
   try {
-    return stateStore(database, path);
+    return stateStore(database, path, room);
   } catch (error) {
     database.close();
     throw isDamage(error) ? new UnusableStateError(error.message, { cause: error }) : error;
   }
+}
+
+/** What SQLite itself finds in the middle of its work. */
+function isRot(error: unknown): error is SQLiteError {
+  return error instanceof SQLiteError && /^SQLITE_(CORRUPT|NOTADB)/.test(error.code ?? "");
 }
 
 /** What is in state.db cannot be used; raft.db has all of it. */
@@ -129,12 +136,15 @@ function isDamage(error: unknown): error is Error {
  * opened in its place, which consensus fills again. `rebuiltBecause` says why.
  * @throws {ClusterError} failed-precondition when a newer version of shoal wrote it.
  */
-export function openOrRebuildStateStore(path: string): {
+export function openOrRebuildStateStore(
+  path: string,
+  room?: Room,
+): {
   store: StateStore;
   rebuiltBecause?: string;
 } {
   try {
-    return { store: openStateStore(path) };
+    return { store: openStateStore(path, room) };
   } catch (error) {
     if (!(error instanceof UnusableStateError)) throw error;
     for (const suffix of FILE_SUFFIXES) {
@@ -145,11 +155,11 @@ export function openOrRebuildStateStore(path: string): {
         if ((moveError as NodeJS.ErrnoException).code !== "ENOENT") throw moveError;
       }
     }
-    return { store: openStateStore(path), rebuiltBecause: error.message };
+    return { store: openStateStore(path, room), rebuiltBecause: error.message };
   }
 }
 
-function stateStore(database: Database, path: string): StateStore {
+function stateStore(database: Database, path: string, room: Room | undefined): StateStore {
   database.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
   refuseDamage(database, path);
   database.run("PRAGMA journal_mode = WAL");
@@ -183,8 +193,13 @@ function stateStore(database: Database, path: string): StateStore {
     }
     setMeta.run(last.index, last.term, checksumOf([last.index, last.term]));
   });
+  const withRoom = (write: () => void) => {
+    if (room) writeWithRoom(dirname(path), room, write);
+    else write();
+  };
   const persist = () => {
-    if (lastUnwritten) writeChanges(lastUnwritten);
+    const last = lastUnwritten;
+    if (last) withRoom(() => writeChanges(last));
     forgetUnwritten();
   };
   const forgetUnwritten = () => {
@@ -238,7 +253,7 @@ function stateStore(database: Database, path: string): StateStore {
     },
     restore: (data, at) => {
       const contents = decodeSnapshot(data);
-      replaceAll(contents.rows, at);
+      withRoom(() => replaceAll(contents.rows, at));
       forgetUnwritten();
       rows.replaceAll(contents.rows, at.index);
     },
@@ -263,10 +278,11 @@ export type StateReader = {
 };
 
 /**
- * Opens an existing state.db read-only, beside the worker that writes it.
+ * Opens an existing state.db read-only, beside the worker that writes it. `onDamage` is told when a read
+ * finds rot: the next start rebuilds the file.
  * @throws {ClusterError} failed-precondition as openStateStore.
  */
-export function openStateReader(path: string): StateReader {
+export function openStateReader(path: string, onDamage?: (error: Error) => void): StateReader {
   const database = new Database(path, { readonly: true, strict: true });
   try {
     database.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
@@ -284,6 +300,9 @@ export function openStateReader(path: string): StateReader {
       begin.run();
       try {
         return read(view.at(readAppliedIndex(database)));
+      } catch (error) {
+        if (isRot(error)) onDamage?.(error);
+        throw error;
       } finally {
         commit.run();
       }
@@ -394,6 +413,7 @@ const COLUMNS: { [T in TableName]: readonly string[] } = {
   secret: ["id", "name", "version"],
   config: ["id", "name", "version"],
   task: ["id", "service_id", "node_id", "version"],
+  attachment: ["id", "version"],
 };
 
 /** In the order of COLUMNS. */
@@ -402,6 +422,7 @@ function columnsOf(row: Row): (string | number | null)[] {
   switch (row.table) {
     case "cluster":
     case "node":
+    case "attachment":
       return [id, version];
     case "network":
     case "service":
@@ -413,7 +434,6 @@ function columnsOf(row: Row): (string | number | null)[] {
     default:
       return unreachable(row);
   }
-  attachment: ["id", "version"],
 }
 
 /** Of a row's columns but the checksum; no column has a NUL in it. */
@@ -422,7 +442,6 @@ function checksumOf(values: readonly (string | number | null)[]): number {
 }
 
 function rowWriter(database: Database) {
-    case "attachment":
   const insert = (table: TableName) => {
     const columns = [...COLUMNS[table], "body", "checksum"];
     return database.query(

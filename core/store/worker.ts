@@ -3,7 +3,8 @@
  * (sqlite-store.ts), tells everybody, and while this manager leads runs worker-leader.ts.
  *
  * An error here that no request waits for ends the thread, and with it the process: memory may then
- * be ahead of state.db, and a restart replays the log from what the file says.
+ * be ahead of state.db, and a restart replays the log from what the file says. A full disk is none: the
+ * thread stands still until there is room (sqlite-room.ts), reads of others go on.
  */
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
@@ -55,7 +56,7 @@ export function startStateWorker(planners: readonly Planner[] = PLANNERS): void 
   const server = serveWorker<StateInput, StateAnswer, StateOutput>((input, port) => {
     switch (input.type) {
       case "init":
-        return init(input.dir, port);
+        return init(input, port);
       case "session-open": {
         const { nodeId, sessionId, description, addr, dataPathAddr } = input;
         const session = { nodeId, sessionId, description, addr, dataPathAddr };
@@ -68,10 +69,10 @@ export function startStateWorker(planners: readonly Planner[] = PLANNERS): void 
         if (leader) leader.heartbeat(input);
         else sessionEnd(input.sessionId);
         return undefined;
-      case "silent-members":
       case "assignments-applied":
         leader?.assignmentsApplied(input);
         return undefined;
+      case "silent-members":
         leader?.silentMembers(input.nodeIds);
         return undefined;
       case "awaited":
@@ -102,10 +103,16 @@ export function startStateWorker(planners: readonly Planner[] = PLANNERS): void 
     }
   });
 
-  const init = (dir: string, port: MessagePort | undefined): StateAnswer => {
+  const init = (
+    { dir, ballastPath }: Extract<StateInput, { type: "init" }>,
+    port: MessagePort | undefined,
+  ): StateAnswer => {
     assert(!store, "init comes once");
     assert(port, "init brings the port to consensus");
-    const opened = openOrRebuildStateStore(join(dir, "state.db"));
+    const opened = openOrRebuildStateStore(join(dir, "state.db"), {
+      ...(ballastPath === undefined ? {} : { ballastPath }),
+      onFull: (isFull) => server.notify({ type: "disk-full", isFull }),
+    });
     store = opened.store;
     toldIndex = store.appliedIndex;
     consensus = port;

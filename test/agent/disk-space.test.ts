@@ -2,7 +2,12 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { existsSync, mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { BALLAST_BYTES, nextDiskState, watchDiskSpace } from "../../agent/disk-space.ts";
+import {
+  BALLAST_BYTES,
+  ballastPathOf,
+  nextDiskState,
+  watchDiskSpace,
+} from "../../agent/disk-space.ts";
 
 const MIB = 1024 * 1024;
 let dir: string;
@@ -49,6 +54,27 @@ describe("watchDiskSpace()", () => {
     free = 200 * MIB;
     watch.check();
     expect(existsSync(ballast)).toBe(true);
+    watch.stop();
+  });
+
+  test("is critical while a writer waits, whatever is measured, and gives the ballast up for it", () => {
+    const told: string[] = [];
+    const watch = watchDiskSpace({
+      dir,
+      ballastDir: dir,
+      freeBytes: () => 1_000 * MIB,
+      onSpace: (space) => told.push(`${space.state}: ${space.text.split(",")[0]}`),
+    });
+    watch.writerWaits(true);
+    watch.writerWaits(true);
+    expect(existsSync(ballastPathOf(dir))).toBe(false);
+    watch.writerWaits(false);
+    expect(watch.check().state).toBe("critical");
+    watch.writerWaits(false);
+    expect(told).toEqual([
+      "critical: a write found no room",
+      `ok: the file system of ${dir} has 1000 MiB left`,
+    ]);
     watch.stop();
   });
 

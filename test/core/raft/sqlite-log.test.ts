@@ -26,7 +26,7 @@ function tempDir(): string {
   return dir;
 }
 
-const open = (dir: string, nodeId = "a") => openSqliteLog({ dir, nodeId });
+const open = (dir: string, nodeId = "a") => openSqliteLog({ dir, nodeId, walBytes: 0 });
 
 /** Changes the file as a bad disk would. */
 function tamper(dir: string, sql: string): void {
@@ -105,7 +105,7 @@ describe("sqlite-log", () => {
       }
       log.close();
     }
-  });
+  }, 30_000);
 
   test("puts staged pieces in force with their batch only", () => {
     const dir = tempDir();
@@ -132,7 +132,7 @@ describe("sqlite-log", () => {
     log.close();
   });
 
-  test("cuts a damaged tail off behind the commit index", () => {
+  test("refuses a damaged entry behind the known commit index, and cuts it off for one who has no others", () => {
     const dir = tempDir();
     let log = open(dir);
     log.persist(
@@ -143,12 +143,13 @@ describe("sqlite-log", () => {
     );
     log.close();
     tamper(dir, "UPDATE entry SET data = x'00' WHERE log_index = 3");
-    log = open(dir);
+    expect(() => open(dir)).toThrow(/entry 3 is missing or does not match/);
+    log = openSqliteLog({ dir, nodeId: "a", acceptLoss: true });
     expect(log.stored.entries.map((e) => e.index)).toEqual([1, 2]);
-    expect(log.cutCount).toBe(2);
+    expect(log.lost).toMatch(/entry 3/);
     log.close();
     log = open(dir);
-    expect(log.cutCount).toBe(0);
+    expect(log.lost).toBeUndefined();
     log.persist(batchOf([entry(3, 2)], 2));
     log.close();
   });
@@ -177,9 +178,7 @@ describe("sqlite-log", () => {
     log.persist({ ...batchOf([], 5), isLogCleared: true, base, snapshot: { meta, pieces } });
     log.close();
     tamper(dir, "UPDATE snapshot_piece SET data = x'07' WHERE piece = 0");
-    log = open(dir);
-    expect(() => log.readSnapshotPiece(5, 0)).toThrow(/does not match its checksum/);
-    log.close();
+    expect(() => open(dir)).toThrow(/piece 0 of snapshot 5 does not match its checksum/);
     tamper(dir, "DELETE FROM snapshot_piece WHERE piece = 1");
     expect(() => open(dir)).toThrow(/1 of 2 snapshot pieces/);
   });
@@ -191,7 +190,9 @@ describe("sqlite-log", () => {
     log.close();
     expect(() => open(dir, "b")).toThrow(/belongs to node "a"/);
     tamper(dir, `PRAGMA user_version = ${FORMAT_VERSION + 1}`);
-    expect(() => open(dir)).toThrow(/format is version/);
+    expect(() => open(dir)).toThrow(/format is version 3, this program reads 1 to 2/);
+    tamper(dir, `PRAGMA application_id = 7`);
+    expect(() => open(dir)).toThrow(/no log of shoal/);
   });
 
   test("begins a cluster, and begins it again by force with everything it had", () => {
@@ -232,4 +233,57 @@ describe("sqlite-log", () => {
     expect(log.stored.hardState.commitIndex).toBe(1);
     log.close();
   });
+
+  test("brings a file of format 1 to its own, once", () => {
+    const dir = tempDir();
+    writeFormat1(dir);
+    let log = open(dir);
+    expect(log.stored.hardState).toEqual({
+      term: 2,
+      votedFor: "b",
+      commitIndex: 2,
+      joinedIndex: 1,
+    });
+    expect(log.stored.entries).toEqual([entry(1), entry(2)]);
+    log.persist(batchOf([entry(3)], 2));
+    log.close();
+    log = open(dir);
+    expect(log.stored.entries.map((e) => e.index)).toEqual([1, 2, 3]);
+    log.close();
+  });
 });
+
+/** As the program of format 1 wrote it. */
+function writeFormat1(dir: string): void {
+  const db = new Database(join(dir, "raft.db"), { create: true });
+  db.run("PRAGMA journal_mode = WAL");
+  db.run(`
+CREATE TABLE state (
+  id INTEGER PRIMARY KEY CHECK (id = 1), body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
+CREATE TABLE entry (
+  log_index INTEGER PRIMARY KEY, term INTEGER NOT NULL, type INTEGER NOT NULL, data BLOB NOT NULL,
+  checksum INTEGER NOT NULL) STRICT;
+CREATE TABLE snapshot_piece (
+  snapshot_index INTEGER NOT NULL, piece INTEGER NOT NULL, data BLOB NOT NULL,
+  checksum INTEGER NOT NULL, PRIMARY KEY (snapshot_index, piece)) STRICT;`);
+  const body = JSON.stringify({
+    nodeId: "a",
+    term: 2,
+    votedFor: "b",
+    commitIndex: 2,
+    joinedIndex: 1,
+    base: { index: 0, term: 0, members: "[]" },
+    snapshot: null,
+  });
+  db.run("INSERT INTO state VALUES (1, ?, ?)", [body, Bun.hash.crc32(body)]);
+  for (const { index, term, data } of [entry(1), entry(2)]) {
+    const head = new DataView(new ArrayBuffer(17));
+    head.setFloat64(0, index);
+    head.setFloat64(8, term);
+    const whole = Buffer.concat([Buffer.from(head.buffer), data]);
+    db.run("INSERT INTO entry VALUES (?, ?, 0, ?, ?)", [index, term, data, Bun.hash.crc32(whole)]);
+  }
+  db.run("PRAGMA application_id = 1936224108"); // "shol"
+  db.run("PRAGMA user_version = 1");
+  db.close();
+}

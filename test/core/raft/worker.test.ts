@@ -2,6 +2,7 @@
  * Three real consensus threads with real raft.db files in one process; the test is their main thread,
  * their network (a map of connections that can be cut) and their state machines.
  */
+import { Database } from "bun:sqlite";
 import { afterEach, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -16,6 +17,7 @@ import type {
   RaftStatus,
   StateToConsensus,
 } from "../../../core/protocol.ts";
+import { smallDisk } from "../../fixtures/small-disk.ts";
 
 type Node = {
   id: string;
@@ -53,7 +55,10 @@ function tempDir(): string {
 async function start(
   id: string,
   dir: string,
-  extra: Pick<Extract<ConsensusInput, { type: "init" }>, "bootstrap" | "forceNewCluster"> = {},
+  extra: Pick<
+    Extract<ConsensusInput, { type: "init" }>,
+    "bootstrap" | "forceNewCluster" | "acceptLoss"
+  > = {},
 ): Promise<Node> {
   const worker = new Worker(new URL("./worker-entry.ts", import.meta.url));
   const client = workerClient<ConsensusInput, ConsensusAnswer, ConsensusOutput>(worker, id);
@@ -63,7 +68,7 @@ async function start(
   client.onOutput((output) => {
     if (output.type === "status-changed") node.status = output.status;
     else if (output.type === "removed") node.isRemoved = true;
-    else
+    else if (output.type === "send")
       running.get(output.to)?.client.notify({ type: "peer-message", from: id, data: output.data });
   });
   client.onExit(({ error, wasAsked }) => {
@@ -134,8 +139,9 @@ async function propose(node: Node, text: string): Promise<number> {
   return answer.index;
 }
 
-async function startThree(): Promise<Map<string, string>> {
-  const homes = new Map(["a", "b", "c"].map((id) => [id, tempDir()]));
+async function startThree(
+  homes = new Map(["a", "b", "c"].map((id) => [id, tempDir()])),
+): Promise<Map<string, string>> {
   const first = await start("a", homes.get("a") ?? "", { bootstrap: { addr: "a:1" } });
   await until("a leads alone", () => first.status?.isLeader);
   for (const id of ["b", "c"]) {
@@ -224,6 +230,68 @@ describe("consensus worker", () => {
     expect(again.state.log).toContain("kept");
     await propose(again, "goes on");
   });
+
+  test("an only manager whose log has lost its end goes on from its state, when it may", async () => {
+    const dir = tempDir();
+    const node = await start("s", dir, { bootstrap: { addr: "s:1" } });
+    await until("s leads", () => node.status?.isLeader);
+    for (const text of ["one", "two", "three"]) await propose(node, text);
+    await until("all is applied", () => node.state.log.length === 3);
+    await node.client.stop({ type: "stop" });
+    const db = new Database(join(dir, "raft.db"));
+    db.run("DELETE FROM entry WHERE log_index > 3");
+    db.close();
+    const refused: unknown = await start("s", dir).catch((caught: unknown) => caught);
+    expect(refused).toMatchObject({ details: { isDamaged: true } });
+    const again = await start("s", dir, { acceptLoss: true });
+    await until("s leads again", () => again.status?.isLeader);
+    await propose(again, "four");
+    await until("the new one is applied", () => again.state.log.length === 4);
+    expect(again.state.log).toEqual(["one", "two", "three", "four"]);
+    expect(again.state.problems).toEqual([]);
+    await again.client.stop({ type: "stop" });
+    const last = await start("s", dir);
+    await until("s leads as ever", () => last.status?.isLeader);
+  });
+
+  test.skipIf(process.getuid?.() !== 0)(
+    "a leader whose disk is full stands still, says that it does not lead, and follows when there is room",
+    async () => {
+      const disk = smallDisk(16 * 1024 * 1024);
+      try {
+        const homes = new Map([
+          ["a", disk.dir],
+          ["b", tempDir()],
+          ["c", tempDir()],
+        ]);
+        await startThree(homes);
+        const first = await until("a leader is there", leader);
+        if (first.id !== "a") {
+          await first.client.request({ type: "transfer-leadership", to: "a" });
+        }
+        const full = await until("a leads", () => leader()?.id === "a" && leader());
+        const index = await propose(full, "before");
+        disk.fill();
+        const lost = propose(full, "x".repeat(500_000)).catch((error: unknown) => error);
+        await until("a says that it does not lead", () => !full.status?.isLeader);
+        const second = await until("another leads", leader);
+        expect(second.id).not.toBe("a");
+        const later = await propose(second, "meanwhile");
+        expect(full.state.appliedIndex).toBeLessThan(later);
+        disk.free();
+        await until("a has caught up", () => full.state.appliedIndex >= later);
+        expect(full.state.problems).toEqual([]);
+        expect(full.state.log).toEqual(second.state.log);
+        expect(later).toBeGreaterThan(index);
+        // Appended by some, so it may have passed; but nobody is left waiting.
+        await lost;
+      } finally {
+        for (const node of running.values()) await node.worker.terminate();
+        running.clear();
+        disk.remove();
+      }
+    },
+  );
 
   test("a node without a log stays silent, and refuses what belongs to another node", async () => {
     const dir = tempDir();

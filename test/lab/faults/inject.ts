@@ -196,6 +196,48 @@ async function partition(
   };
 }
 
+const FLAP_CUT_MS = 700;
+const FLAP_OPEN_MS = 900;
+
+/**
+ * The leader is cut off and joined again, over and over, each time for less than an election takes or
+ * little more; in the open times, and in the end, writes must pass.
+ */
+export async function partitionFlapping({ cluster, holdMs }: FaultOptions): Promise<FaultReport> {
+  const victim = await waitLeader(cluster);
+  const rest = others(cluster, victim);
+  const beganMs = performance.now();
+  const waits: number[] = [];
+  let [flaps, probesUnderWay] = [0, true];
+  const probing = (async () => {
+    while (probesUnderWay) waits.push(await untilWritable(rest, performance.now()));
+  })();
+  try {
+    while (performance.now() < beganMs + holdMs) {
+      await deafen(victim, rest);
+      await Promise.all(rest.map((host) => deafen(host, [victim])));
+      await Bun.sleep(FLAP_CUT_MS);
+      await healNetwork(cluster);
+      await Bun.sleep(FLAP_OPEN_MS);
+      flaps++;
+    }
+  } finally {
+    probesUnderWay = false;
+    await healNetwork(cluster);
+  }
+  const healedMs = performance.now();
+  await probing;
+  const afterMs = await untilWritable(cluster.hosts, healedMs);
+  const all = await untilAllWritable(cluster.hosts, healedMs);
+  const worstMs = Math.max(0, ...waits);
+  return {
+    fault: "flapping",
+    detail: `leader ${victim.name} cut off ${flaps} times for ${ms(FLAP_CUT_MS)}: ${waits.length} writes by others meanwhile, slowest ${ms(worstMs)}; healed: next write after ${ms(afterMs)}, by host: ${all}`,
+    writableMs: afterMs,
+    violations: lateViolations(afterMs),
+  };
+}
+
 /** The leader and the others do not hear each other. */
 export const partitionBothWays = (options: FaultOptions) =>
   partition("partition", options, "both ways");
@@ -248,6 +290,7 @@ export async function fillDisk({ cluster, holdMs }: FaultOptions): Promise<Fault
   const violations: string[] = [];
   const phases: string[] = [];
   let writableMs = 0;
+  let isSaid = false;
   const pass = async (phase: string, fill: () => Promise<unknown>) => {
     const fromMs = performance.now();
     await fill();
@@ -263,6 +306,7 @@ export async function fillDisk({ cluster, holdMs }: FaultOptions): Promise<Fault
       const name = `full-${process.pid}-${probeCount++}`;
       write = await answerOf(() => createConfig(victim, name, name, FULL_TIMEOUT_MS));
       read = await answerOf(() => request(victim, "/configs/none", { timeoutMs: FULL_TIMEOUT_MS }));
+      if (phase !== "short of room") isSaid ||= await saysFull(victim);
       note(`write ${write}`);
       note(`read ${read}`);
       await Bun.sleep(100);
@@ -285,17 +329,34 @@ export async function fillDisk({ cluster, holdMs }: FaultOptions): Promise<Fault
       await victim.tryRun(["sh", "-c", `dd if=/dev/zero bs=1M >> ${FILL_PATH}`]);
       await victim.tryRun(["sh", "-c", `dd if=/dev/zero bs=4k >> ${FILL_PATH}`]);
     });
+    // What the ballast has left; ext4 gives it away when the removal is committed.
+    await pass("full again", () =>
+      victim.tryRun([
+        "sh",
+        "-c",
+        `sync -f /var/lib/shoal; dd if=/dev/zero bs=4k >> ${FILL_PATH}; sync -f /var/lib/shoal; dd if=/dev/zero bs=4k >> ${FILL_PATH}`,
+      ]),
+    );
   } finally {
     await victim.tryRun(["rm", "-f", FILL_PATH]);
   }
   const all = await untilAllWritable(cluster.hosts, performance.now());
   const ended = cluster.incidents.length - incidentsBefore;
+  if (!isSaid) violations.push(`docker info of ${victim.name} does not say that its disk is full`);
   return {
     fault: "full-disk",
     detail: `disk of leader ${victim.name} ${phases.join("; ")}; agent ended ${ended} times; room again, writes by host after: ${all}`,
     writableMs,
     violations: [...violations, ...lateViolations(writableMs)],
   };
+}
+
+/** `docker info`, which must answer whatever the disk does. */
+async function saysFull(host: Host): Promise<boolean> {
+  const { text } = await request(host, "/info", { timeoutMs: FULL_TIMEOUT_MS });
+  // The engine's own answer with our Swarm section.
+  const { Swarm } = JSON.parse(text) as { Swarm?: { Error?: string } };
+  return /takes no changes|MiB/.test(Swarm?.Error ?? "");
 }
 
 async function answerOf(send: () => Promise<Reply>): Promise<string> {
