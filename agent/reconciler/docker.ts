@@ -9,13 +9,6 @@ import Dockerode from "dockerode";
 import { ClusterError } from "../../core/errors.ts";
 import type { ContainerBody, EndpointConfig, VolumeBody } from "./container-spec.ts";
 
-export type ContainerSummary = {
-  id: string;
-  name: string;
-  labels: Record<string, string>;
-  /** Changes when the container's state or health does. */
-  summary: string;
-};
 export type ContainerDetails = Dockerode.ContainerInspectInfo & {
   // In the Engine API, not in dockerode's type.
   Config: { StopTimeout?: number };
@@ -36,11 +29,12 @@ export type EngineInfo = {
 export type NetworkBody = { Name: string; Labels: Record<string, string> };
 export type EngineEvent = { containerId?: string };
 
+/** Without a container: of a network. */
 export type Docker = {
   info(): Promise<EngineInfo>;
-  /** Running or not, with this label. */
-  listContainers(label: string): Promise<ContainerSummary[]>;
-  /** `undefined` when there is none. */
+  /** Ids, running or not, with this label. */
+  listContainers(label: string): Promise<string[]>;
+  /** By id or name; `undefined` when there is none. */
   inspectContainer(id: string): Promise<ContainerDetails | undefined>;
   /** Gives the id. */
   createContainer(name: string, body: ContainerBody): Promise<string>;
@@ -89,13 +83,7 @@ export function createDocker(socketPath: string): Docker {
       const list = await call("list containers", (abortSignal) =>
         engine.listContainers({ all: true, filters: { label: [label] }, abortSignal }),
       );
-      return list.map((item) => ({
-        id: item.Id,
-        name: (item.Names[0] ?? "").replace(/^\//, ""),
-        labels: item.Labels,
-        // The status text has ages in it ("Up 5 seconds (healthy)"): only the health is taken.
-        summary: `${item.State} ${/\(([^)]*)\)$/.exec(item.Status)?.[1] ?? ""}`,
-      }));
+      return list.map((item) => item.Id);
     },
     inspectContainer: (id) =>
       unlessStatus([404], () =>
@@ -356,11 +344,14 @@ function parseEvent(line: string): EngineEvent | undefined {
       // Engine API EventMessage.
       Type?: string;
       Action?: string;
-      Actor?: { ID?: string };
+      Actor?: { ID?: string; Attributes?: { container?: string } };
     };
     // Every healthcheck raises three exec events; none of them changes what is observed.
     if (event.Action?.startsWith("exec_")) return undefined;
-    return event.Type === "container" && event.Actor?.ID ? { containerId: event.Actor.ID } : {};
+    // Also of a network that it joins or leaves; without one it is a network's own event.
+    const containerId =
+      event.Type === "container" ? event.Actor?.ID : event.Actor?.Attributes?.container;
+    return containerId ? { containerId } : {};
   } catch (error) {
     // A line cut off by a dying engine; events are only wake-ups, the resync sees what it told.
     if (error instanceof SyntaxError) return undefined;

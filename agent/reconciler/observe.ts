@@ -1,7 +1,7 @@
 /**
- * The engine → what is observed. A list of our containers each time, and an inspection of those that are
- * new, whose summary changed, or which an event or an own step touched. Events never say what to do,
- * only what to look at.
+ * The engine → what is observed. Everything is listed at the beginning, and every resync anew; between,
+ * only what an event or an own step touched is inspected, for a list of all costs the engine more the
+ * more containers it has. Events never say what to do, only what to look at.
  *
  * A container is ours only when its label names our cluster and its name is the task's: an image that
  * somebody committed from a task's container has our labels too, and what runs from it must not be touched.
@@ -23,62 +23,84 @@ const INSPECT_CONCURRENCY = 8;
 export type Observer = {
   /** @throws {ClusterError} unavailable, docker: nothing is known of the engine's state then. */
   observe(clusterId: string): Promise<Observed>;
-  /** The container is inspected again at the next observation. */
-  markStale(containerId: string): void;
-  /** Everything is. */
+  /** The container of this id or name is inspected at the next observation. */
+  markStale(container: string): void;
+  /** The networks are listed again. */
+  markNetworksStale(): void;
+  /** Everything is looked at anew. */
   markAllStale(): void;
 };
 
 export function createObserver(docker: Docker): Observer {
   /** By container id. */
-  const seen = new Map<string, { summary: string; container: ObservedContainer }>();
+  const seen = new Map<string, ObservedContainer>();
+  let networks = new Map<string, ObservedNetwork>();
   let stale = new Set<string>();
+  let isListDue = true;
+  let areNetworksStale = true;
+
+  const inspect = async (clusterId: string, ref: string) => {
+    const details = await docker.inspectContainer(ref);
+    const labels = details?.Config.Labels ?? {};
+    const name = details?.Name.replace(/^\//, "");
+    const taskId = labels[TASK_ID_LABEL];
+    const isOurs =
+      details &&
+      taskId &&
+      labels[CLUSTER_ID_LABEL] === clusterId &&
+      labels[TASK_NAME_LABEL] === name;
+    if (isOurs) seen.set(details.Id, observedContainer(details, taskId));
+    else if (details) seen.delete(details.Id);
+    else {
+      for (const [id, container] of seen) {
+        if (id === ref || container.name === ref) seen.delete(id);
+      }
+    }
+  };
 
   return {
-    markStale: (containerId) => void stale.add(containerId),
-    markAllStale: () => seen.clear(),
+    markStale: (container) => void stale.add(container),
+    markNetworksStale: () => {
+      areNetworksStale = true;
+    },
+    markAllStale: () => {
+      isListDue = true;
+    },
     observe: async (clusterId) => {
       // Taken before asking: what becomes stale meanwhile is for the next time.
+      const wasListDue = isListDue;
+      const wereNetworksStale = areNetworksStale || isListDue;
       const staleNow = stale;
       stale = new Set();
+      isListDue = false;
+      areNetworksStale = false;
       try {
         const label = `${CLUSTER_ID_LABEL}=${clusterId}`;
         const [listed, listedNetworks] = await Promise.all([
-          docker.listContainers(label),
-          docker.listNetworks(label),
+          wasListDue ? docker.listContainers(label) : undefined,
+          wereNetworksStale ? docker.listNetworks(label) : undefined,
         ]);
-        const ours = listed.filter(
-          (item) => item.labels[TASK_ID_LABEL] && item.labels[TASK_NAME_LABEL] === item.name,
-        );
-        for (const id of seen.keys()) {
-          if (!ours.some((item) => item.id === id)) seen.delete(id);
+        if (listed) {
+          const ids = new Set(listed);
+          for (const id of seen.keys()) if (!ids.has(id)) seen.delete(id);
+          for (const id of ids) staleNow.add(id);
         }
-        const toInspect = ours.filter(
-          (item) => staleNow.has(item.id) || seen.get(item.id)?.summary !== item.summary,
-        );
-        for (let i = 0; i < toInspect.length; i += INSPECT_CONCURRENCY) {
-          await Promise.all(
-            toInspect.slice(i, i + INSPECT_CONCURRENCY).map(async (item) => {
-              const details = await docker.inspectContainer(item.id);
-              const taskId = item.labels[TASK_ID_LABEL];
-              if (!details || !taskId) seen.delete(item.id);
-              else {
-                const container = observedContainer(details, taskId);
-                seen.set(item.id, { summary: item.summary, container });
-              }
-            }),
-          );
+        const refs = [...staleNow];
+        for (let i = 0; i < refs.length; i += INSPECT_CONCURRENCY) {
+          const some = refs.slice(i, i + INSPECT_CONCURRENCY);
+          await Promise.all(some.map((ref) => inspect(clusterId, ref)));
         }
-        return {
-          containers: new Map(
-            [...seen.values()].map(({ container }) => [container.taskId, container]),
-          ),
-          networks: observedNetworks(listedNetworks),
-        };
+        if (listedNetworks) networks = observedNetworks(listedNetworks);
       } catch (error) {
-        for (const id of staleNow) stale.add(id);
+        for (const ref of staleNow) stale.add(ref);
+        isListDue ||= wasListDue;
+        areNetworksStale ||= wereNetworksStale;
         throw error;
       }
+      return {
+        containers: new Map([...seen.values()].map((container) => [container.taskId, container])),
+        networks,
+      };
     },
   };
 }

@@ -16,7 +16,7 @@ import type { AssignmentItem } from "../../core/dispatcher/assignment.ts";
 import { ClusterError } from "../../core/errors.ts";
 import type { UnixMs } from "../../core/ids.ts";
 import type { NodeDescription } from "../../core/objects/node.ts";
-import { TASK_STATE_ORDER, type TaskStatus } from "../../core/objects/task.ts";
+import { taskName, TASK_STATE_ORDER, type TaskStatus } from "../../core/objects/task.ts";
 import { nodeDescription } from "./description.ts";
 import { executeStep, type ExecutePorts, type StepOutcome, type Wanted } from "./execute.ts";
 import type { Journal } from "./journal.ts";
@@ -135,6 +135,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
         wake();
       },
       onEnd: () => {
+        else observer.markNetworksStale();
         events = undefined;
         wake();
       },
@@ -211,8 +212,11 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       for (const { step } of endedNow) {
         if ("containerId" in step) observer.markStale(step.containerId);
         else {
-          const containerId = lastObserved.containers.get(step.taskId)?.id;
-          if (containerId) observer.markStale(containerId);
+          // A preparation: it may have made the container, under the task's name, and networks.
+          const task = wanted.tasks.get(step.taskId);
+          const made = lastObserved.containers.get(step.taskId)?.id ?? (task && taskName(task));
+          if (made) observer.markStale(made);
+          observer.markNetworksStale();
         }
       }
       seen = await observer.observe(clusterId);
@@ -349,6 +353,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
         networkRetryAtMs.set(id, ports.nowMs() + NETWORK_RETRY_MS);
         wake();
       })
+        observer.markNetworksStale();
       .catch(crash);
     return undefined;
   };

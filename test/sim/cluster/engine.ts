@@ -195,15 +195,10 @@ export function createSimEngine(options: {
         () =>
           [...containers.values()]
             .filter((container) => hasLabel(container.labels, label))
-            .map((container) => ({
-              id: container.id,
-              name: container.name,
-              labels: container.labels,
-              summary: `${container.state} ${container.health ?? ""}`,
-            })),
+            .map((container) => container.id),
         true,
       ),
-    inspectContainer: (id) => call(process, () => detailsOf(containers.get(id)), true),
+    inspectContainer: (id) => call(process, () => detailsOf(found(id)), true),
     createContainer: (containerName, body) =>
       call(process, () => {
         if (found(containerName))
@@ -360,6 +355,7 @@ function detailsOf(container: SimContainer | undefined): ContainerDetails | unde
       ...(container.health ? { Health: { Status: container.health } } : {}),
     },
     Config: {
+      Labels: container.labels,
       StopTimeout: container.body.StopTimeout,
       ...(container.body.Healthcheck ? { Healthcheck: container.body.Healthcheck } : {}),
     },
