@@ -79,6 +79,8 @@ export type Session = {
    * heartbeats without answer.
    */
   leaderIs(leader: ManagerAddress): void;
+  /** What `description()` gives has changed: a new session with the same manager tells it. */
+  descriptionChanged(): void;
   /** Resolves with a session. @throws {ClusterError} deadline, with why there is none. */
   waitConnected(timeoutMs: number): Promise<void>;
 };
@@ -87,6 +89,7 @@ export type Session = {
 type Current = {
   sessionId: string;
   connection: RpcConnection;
+  manager: ManagerAddress;
   generation: number;
   end(reason: string, leader?: ManagerAddress): void;
 };
@@ -331,7 +334,8 @@ export function startSession(ports: SessionPorts): Session {
       );
       if (!isOver) {
         assert(!current, "A node has one session");
-        session = { sessionId: answer.sessionId, connection, generation: 0, end };
+        const { sessionId } = answer;
+        session = { sessionId, connection, manager: target, generation: 0, end };
         current = session;
         learn(answer.managers);
         beat(answer.heartbeatPeriodMs);
@@ -424,6 +428,11 @@ export function startSession(ports: SessionPorts): Session {
       // An attempt that waits for another manager's answer may wait for one that is cut off.
       else if (dialed) dialed.close();
       else wake?.();
+    },
+    descriptionChanged: () => {
+      if (current) current.end("this node's description has changed", current.manager);
+      // The attempt under way may have the old one.
+      else dialed?.close();
     },
     waitConnected: (timeoutMs) =>
       new Promise((resolve, reject) => {

@@ -37,6 +37,12 @@ if [ "$buildOnly" = 0 ]; then
   need procps sysctl ps
   need kmod modprobe
   need util-linux nsenter unshare setsid
+  need docker-registry docker-registry
+  # A kernel with IPVS for the tests that need one; Debian builds it for this architecture only.
+  if [ "$(uname -m)" = x86_64 ]; then
+    need user-mode-linux linux.uml
+    need ipvsadm ipvsadm
+  fi
   # busybox alone may be the dynamic one, which does not run in an empty image.
   if ! { [ -x /bin/busybox ] && dpkg -s busybox-static >/dev/null 2>&1; }; then missing+=(busybox-static); fi
 fi

@@ -1,5 +1,6 @@
 /** What the engine and the machine are, in the Docker API's words. */
 import { hostname } from "node:os";
+import { readGenericResources } from "../../core/objects/generic-resource.ts";
 import type { NodeDescription } from "../../core/objects/node.ts";
 import type { EngineInfo } from "./docker.ts";
 
@@ -16,10 +17,15 @@ export function nodeDescription(info: EngineInfo): NodeDescription {
       return [key, value.join("=")];
     }),
   );
+  const generic = readGenericResources(info.genericResources ?? []);
   return {
     Hostname: info.name || hostname(),
     Platform: { Architecture: info.architecture, OS: info.os },
-    Resources: { NanoCPUs: info.cpuCount * NANO_PER_CPU, MemoryBytes: info.memoryBytes },
+    Resources: {
+      NanoCPUs: info.cpuCount * NANO_PER_CPU,
+      MemoryBytes: info.memoryBytes,
+      ...(generic.length > 0 ? { GenericResources: generic } : {}),
+    },
     Engine: {
       EngineVersion: info.version,
       ...(info.labels.length > 0 ? { Labels: labels } : {}),

@@ -24,12 +24,14 @@ export type EngineInfo = {
   /** `k=v` lines. */
   labels: string[];
   plugins: { Volume?: string[]; Network?: string[]; Log?: string[] };
+  /** As the engine tells them; read by readGenericResources. */
+  genericResources?: unknown[];
 };
 /** Body of POST /networks/create; made by the mesh (net/mesh/docker-network.ts). */
 export type NetworkBody = { Name: string; Labels: Record<string, string> };
+/** Without a container: of a network. */
 export type EngineEvent = { containerId?: string };
 
-/** Without a container: of a network. */
 export type Docker = {
   info(): Promise<EngineInfo>;
   /** Ids, running or not, with this label. */
@@ -45,8 +47,15 @@ export type Docker = {
   /** With its anonymous volumes; also when it is gone already. */
   removeContainer(id: string): Promise<void>;
   hasImage(reference: string): Promise<boolean>;
-  /** `registryAuth`: base64 JSON as in X-Registry-Auth. Ends when the image is there. */
-  pullImage(reference: string, registryAuth: string | undefined): Promise<void>;
+  /**
+   * `registryAuth`: base64 JSON as in X-Registry-Auth. Ends when the image is there; `onAnswer` is
+   * called when the registry has named it.
+   */
+  pullImage(
+    reference: string,
+    registryAuth: string | undefined,
+    onAnswer?: () => void,
+  ): Promise<void>;
   createVolume(body: VolumeBody): Promise<void>;
   listNetworks(label: string): Promise<NetworkSummary[]>;
   createNetwork(body: NetworkBody): Promise<void>;
@@ -124,7 +133,8 @@ export function createDocker(socketPath: string): Docker {
       );
       return found !== undefined;
     },
-    pullImage: (reference, registryAuth) => pullImage(engine, reference, registryAuth),
+    pullImage: (reference, registryAuth, onAnswer) =>
+      pullImage(engine, reference, registryAuth, onAnswer),
     createVolume: async (body) => {
       await call("create volume", () => engine.createVolume(body));
     },
@@ -206,7 +216,9 @@ function engineError(what: string, error: unknown): ClusterError {
     json?: { message?: string };
     message?: string;
   };
-  const text = json?.message ?? message ?? String(error);
+  // A stream's answer is not read by dockerode: its message is `(HTTP code 404) unexpected - <text>`.
+  const plain = message?.replace(/^\(HTTP code \d+\) .*? - /, "").trim();
+  const text = json?.message ?? plain ?? String(error);
   if (statusCode === undefined || statusCode === 503 || SHUTTING_DOWN.test(text)) {
     return new ClusterError("unavailable", `Cannot ask the Docker Engine to ${what}: ${text}`, {
       retry: "later",
@@ -219,6 +231,7 @@ async function pullImage(
   engine: Dockerode,
   reference: string,
   registryAuth: string | undefined,
+  onAnswer: () => void = () => {},
 ): Promise<void> {
   const authconfig = registryAuth ? decodeRegistryAuth(registryAuth) : undefined;
   let stream: NodeJS.ReadableStream;
@@ -228,6 +241,7 @@ async function pullImage(
   } catch (error) {
     throw engineError("pull image", error);
   }
+  onAnswer();
   await new Promise<void>((resolve, reject) => {
     let timer: Timer | undefined;
     const awaitProgress = () => {
@@ -283,6 +297,7 @@ type RawInfo = {
   MemTotal?: number;
   Labels?: string[] | null;
   Plugins?: EngineInfo["plugins"];
+  GenericResources?: unknown[] | null;
 };
 
 function engineInfo(info: RawInfo): EngineInfo {
@@ -295,6 +310,7 @@ function engineInfo(info: RawInfo): EngineInfo {
     memoryBytes: info.MemTotal ?? 0,
     labels: info.Labels ?? [],
     plugins: info.Plugins ?? {},
+    genericResources: info.GenericResources ?? [],
   };
 }
 

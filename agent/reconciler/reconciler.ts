@@ -69,7 +69,10 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
   /** Steps that have ended, to be counted after the next observation. */
   let ended: { taskId: string; step: EngineStep; outcome: StepOutcome }[] = [];
 
-  let platform = { architecture: "", os: "" };
+  let platform: { architecture: string; os: string; engineVersion?: string } = {
+    architecture: "",
+    os: "",
+  };
   let lastDescription: string | undefined;
   let events: { close(): void } | undefined;
   let engineRetryMs = ENGINE_RETRY_MS;
@@ -132,17 +135,17 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
     const opened = await docker.watchEvents({
       onEvent: ({ containerId }) => {
         if (containerId) observer.markStale(containerId);
+        else observer.markNetworksStale();
         wake();
       },
       onEnd: () => {
-        else observer.markNetworksStale();
         events = undefined;
         wake();
       },
     });
     try {
       const info = await docker.info();
-      platform = { architecture: info.architecture, os: info.os };
+      platform = { architecture: info.architecture, os: info.os, engineVersion: info.version };
       const description = nodeDescription(info);
       if (noteDescription(description)) ports.output({ type: "description-changed", description });
     } catch (error) {
@@ -246,10 +249,10 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       busyTaskIds: new Set(busy.keys()),
       observed: { containers, networks: seen.networks },
       dockerNetworkName,
+      attachedNetworkIds: attachedNetworks(items, wanted.settings?.nodeId),
       nowMs,
     };
     let plan = planTasks(input);
-      attachedNetworkIds: attachedNetworks(items, wanted.settings?.nodeId),
     for (let round = 0; plan.steps.some(isRecordStep); round++) {
       assert(round < REPORT_ROUNDS_MAX, "A task reports a bounded number of states in one pass");
       for (const step of plan.steps) {
@@ -350,10 +353,10 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       })
       .then(() => {
         networksBusy.delete(id);
+        observer.markNetworksStale();
         networkRetryAtMs.set(id, ports.nowMs() + NETWORK_RETRY_MS);
         wake();
       })
-        observer.markNetworksStale();
       .catch(crash);
     return undefined;
   };
@@ -440,9 +443,6 @@ function isRecordStep(step: TaskStep): step is Exclude<TaskStep, EngineStep> {
   return step.type === "report" || step.type === "forget";
 }
 
-function wantedOf(items: ReadonlyMap<string, AssignmentItem>): Wanted {
-  const wanted: Wanted = {
-    tasks: new Map(),
 /**
  * A task that was told to stop is being stopped. A new leader may hold it still, as one that serves
  * (core/dispatcher/withdrawal.ts): that is not obeyed.
@@ -454,6 +454,9 @@ function neverBack(known: AssignmentItem | undefined, item: AssignmentItem): Ass
   return isBack ? { ...item, body: { ...item.body, desiredState } } : item;
 }
 
+function wantedOf(items: ReadonlyMap<string, AssignmentItem>): Wanted {
+  const wanted: Wanted = {
+    tasks: new Map(),
     networks: new Map(),
     secrets: new Map(),
     configs: new Map(),
@@ -468,9 +471,6 @@ function neverBack(known: AssignmentItem | undefined, item: AssignmentItem): Ass
   return wanted;
 }
 
-/** A bug ends the thread, so that the agent is started anew by systemd. */
-function crash(error: unknown): void {
-  setImmediate(() => {
 /** Networks on which users' containers here have an address (core/objects/attachment.ts). */
 function attachedNetworks(
   items: ReadonlyMap<string, AssignmentItem>,
@@ -484,6 +484,9 @@ function attachedNetworks(
   return ids;
 }
 
+/** A bug ends the thread, so that the agent is started anew by systemd. */
+function crash(error: unknown): void {
+  setImmediate(() => {
     throw error;
   });
 }

@@ -11,3 +11,4 @@ export type ObjectMeta = {
 export type Labels = Record<string, string>;
 /** Nanoseconds, as the Docker API counts durations. */
 export type Nanoseconds = number;
+export const NS_PER_MS = 1_000_000;

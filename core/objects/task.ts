@@ -1,4 +1,6 @@
-import type { NetworkId, NodeId, RaftIndex, ServiceId, UnixMs } from "../ids.ts";
+import type { NetworkId, NodeId, RaftIndex, ServiceId, TaskId, UnixMs } from "../ids.ts";
+import type { ContainerOptions } from "./container-options.ts";
+import type { GenericResource } from "./generic-resource.ts";
 import type { Labels, Nanoseconds, ObjectMeta } from "./object-meta.ts";
 
 /** ContainerSpec in the Docker API's shape. Source: Docker Engine API, TaskSpec.ContainerSpec. */
@@ -40,6 +42,13 @@ export type ContainerSpec = {
   OomScoreAdj?: number;
   /** Credentials for the pull, stored here by the API border from X-Registry-Auth. Never shown. */
   PullOptions?: { RegistryAuth: string };
+  /** Ours: what Docker's API has no word for, as the user gave it. */
+  Shoal?: ContainerOptions;
+  /**
+   * `Shoal` and the labels `shoal.…` of service and container, resolved by the API border: what the
+   * node applies. In the task's spec, so that a changed service label replaces the tasks. Never shown.
+   */
+  EngineOptions?: ContainerOptions;
 };
 
 export type RestartPolicy = {
@@ -54,6 +63,10 @@ export type TaskSpec = {
   Resources?: {
     Limits?: { NanoCPUs?: number; MemoryBytes?: number; Pids?: number };
     Reservations?: { NanoCPUs?: number; MemoryBytes?: number; GenericResources?: unknown[] };
+    /** Swap beside MemoryBytes; -1 is without limit. Source: Docker Engine API 1.52. */
+    SwapBytes?: number;
+    /** 0 to 100; -1 is the host's. */
+    MemorySwappiness?: number;
   };
   RestartPolicy?: RestartPolicy;
   Placement?: {
@@ -141,6 +154,13 @@ export type Task = ObjectMeta & {
   startAfterMs?: UnixMs;
   /** Jobs only: which run of the job it belongs to. Source: SwarmKit, JobIteration. */
   jobIteration?: number;
+  /** What of its node's generic resources it is given; written by the scheduler with the node. */
+  genericResources?: GenericResource[];
+  /**
+   * Where tasks of its slot and spec version failed shortly before it was made: the memory of the
+   * scheduler, since history may be shorter than what makes a node be avoided.
+   */
+  recentFailures?: { taskId: TaskId; nodeId: NodeId; atMs: UnixMs }[];
   /** When it was first seen running, by its node's clock; recorded while its service is being updated. */
   runningAtMs?: UnixMs;
 };

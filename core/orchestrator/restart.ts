@@ -10,6 +10,7 @@
  * node.
  */
 import type { UnixMs } from "../ids.ts";
+import { NS_PER_MS } from "../objects/object-meta.ts";
 import type { Service } from "../objects/service.ts";
 import { isTaskDead, type RestartPolicy, type Task } from "../objects/task.ts";
 import type { ClusterView } from "../store/view.ts";
@@ -19,7 +20,6 @@ import { isTaskDirty } from "./task-dirty.ts";
 
 /** Source: SwarmKit api/defaults/service.go. */
 export const RESTART_DELAY_DEFAULT_MS = 5_000;
-const NS_PER_MS = 1_000_000;
 
 /** Why a wanted task must be replaced. */
 export type Loss = "dead" | "node-lost" | "node-drained";

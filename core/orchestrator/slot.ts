@@ -12,6 +12,7 @@
 import { type NodeId, newId, type UnixMs } from "../ids.ts";
 import type { Service } from "../objects/service.ts";
 import { isTaskDead, type Task, taskStateAtLeast } from "../objects/task.ts";
+import { failuresUpTo } from "../scheduler/node-info.ts";
 import type { ClusterView } from "../store/view.ts";
 import { type PlanDraft, updateTask, wakeAt } from "./plan-draft.ts";
 
@@ -108,6 +109,7 @@ export function createTask(
   const isBlocked = [...slot.tasks, ...slot.leaving].some(
     (task) => !beside.includes(task) && mayStillRun(view, task),
   );
+  const recentFailures = failuresIn(slot, service, nowMs);
   const job = service.jobStatus ? { jobIteration: service.jobStatus.iteration } : {};
   draft.actions.push({
     type: "create",
@@ -122,12 +124,20 @@ export function createTask(
       spec: service.spec.TaskTemplate,
       specVersion: service.specVersion,
       ...job,
+      ...(recentFailures.length > 0 ? { recentFailures } : {}),
       desiredState: isDelayed || isBlocked ? "ready" : runningState(job),
       status: { state: "new", atMs: nowMs, message: "created" },
       ...(isDelayed ? { startAfterMs } : {}),
     },
   });
   if (isDelayed) wakeAt(draft, startAfterMs);
+}
+
+/** What the newest task of the slot and of this spec version knows; a slot bound to its node needs none. */
+function failuresIn(slot: Slot, service: Service, nowMs: UnixMs) {
+  if (slot.nodeId !== undefined) return [];
+  const last = slot.tasks.findLast((task) => task.specVersion === service.specVersion);
+  return last === undefined ? [] : failuresUpTo(last, nowMs);
 }
 
 /** Lets held tasks run once their delay is over and the tasks that leave the slot have stopped. */

@@ -1,5 +1,5 @@
 import type { PortConfig, Service } from "../objects/service.ts";
-import type { Task, TaskSpec } from "../objects/task.ts";
+import { isTaskDead, type Task, type TaskSpec, taskStateAtLeast } from "../objects/task.ts";
 import { matchesConstraints } from "../scheduler/constraint.ts";
 import { supportsPlatform } from "../scheduler/filters.ts";
 import type { ClusterView } from "../store/view.ts";
@@ -7,7 +7,8 @@ import type { ClusterView } from "../store/view.ts";
 /**
  * True when the task does not do what its service's spec says, so that an update must replace it.
  * Changes of replicas, labels, update and restart settings of the service's own do not count; nor
- * does a change of placement alone, while the task's node still fits; nor registry credentials.
+ * does a change of placement alone, while the task's node still fits; nor registry credentials once
+ * the image is there (before that, and after a failed pull, they may be what was wrong).
  * Source: SwarmKit manager/orchestrator/task.go IsTaskDirty. Different: a change of the endpoint
  * mode alone needs no new tasks, since names and VIPs are answered by the mesh.
  */
@@ -31,13 +32,17 @@ export function isTaskDirty(view: ClusterView, service: Service, task: Task): bo
  */
 export function isOutdated(service: Service, task: Task): boolean {
   if (task.specVersion === service.specVersion) return false;
-  if (!isSameSpec(comparable(task.spec), comparable(service.spec.TaskTemplate))) return true;
+  const { state } = task.status;
+  const isPulled = taskStateAtLeast(state, "ready") && !isTaskDead(state);
+  const wanted = comparable(service.spec.TaskTemplate, isPulled);
+  if (!isSameSpec(comparable(task.spec, isPulled), wanted)) return true;
   return task.ports !== undefined && !hasPorts(task.ports, service.spec.EndpointSpec?.Ports ?? []);
 }
 
-function comparable(spec: TaskSpec): Record<string, unknown> {
+function comparable(spec: TaskSpec, isPulled: boolean): Record<string, unknown> {
   const { Placement: _placement, ContainerSpec, ...rest } = spec;
-  const { PullOptions: _pullOptions, ...container } = ContainerSpec;
+  const container = { ...ContainerSpec };
+  if (isPulled) delete container.PullOptions;
   // Go clients write the names of the defaults.
   if (rest.Runtime === "container") delete rest.Runtime;
   if (container.Isolation === "default") delete container.Isolation;

@@ -12,7 +12,8 @@
  *
  * Invariants: 1. at most `Parallelism` slots are in work. 2. Nothing is started while paused. 3.
  * The old task of a start-first slot is not stopped before a new one runs. 4. A slot is attempted
- * once; what fails then is the restart policy's affair.
+ * once; what fails then is the restart policy's affair. 5. An update in which slots are in work and
+ * nothing has come forward for the progress deadline is given up (`planDeadline`).
  *
  * Relies on: the API unsets `updateStatus` when a user changes the spec, and sets it to
  * `rollback_started` for a rollback by hand; the reaper keeps 3 tasks a slot while an update runs.
@@ -20,15 +21,17 @@
  * Source: SwarmKit manager/orchestrator/update/updater.go (states, messages, defaults).
  */
 import type { UnixMs } from "../ids.ts";
+import { NS_PER_MS } from "../objects/object-meta.ts";
 import type { Service, UpdateConfig, UpdateState } from "../objects/service.ts";
 import { type Task, taskStateAtLeast } from "../objects/task.ts";
 import { type PlanDraft, updateService, updateTask, wakeAt } from "./plan-draft.ts";
+import { progressDeadlineMs, showDuration } from "./progress-deadline.ts";
 import { diedByItself, isStopped } from "./restart.ts";
 import { compareTasks, createTask, type Slot, wantedIn } from "./slot.ts";
+import type { ClusterView } from "../store/view.ts";
 import { isOutdated, isTaskDirty } from "./task-dirty.ts";
 
 export const MONITOR_DEFAULT_MS = 5_000;
-const NS_PER_MS = 1_000_000;
 
 type Progress = {
   slot: Slot;
@@ -73,6 +76,7 @@ export function planUpdate(
   } else {
     if (planFailure(draft, service, progress, config)) return;
     if (planCompletion(draft, service, progress, config)) return;
+    if (planDeadline(draft, service, progress, config)) return;
   }
   const busyCount = progress.filter((item) => isInWork(draft, item, config, touched)).length;
   const limit = config.parallelism === 0 ? waiting.length : config.parallelism - busyCount;
@@ -244,7 +248,71 @@ function planFailure(
     .sort((a, b) => a.status.atMs - b.status.atMs || compareTasks(a, b));
   const last = failures.at(-1);
   if (last === undefined || failures.length / parts.length <= config.failureRatioMax) return false;
-  const cause = `due to failure or early termination of task ${last.id}`;
+  giveUp(draft, service, config, `due to failure or early termination of task ${last.id}`);
+  return true;
+}
+
+/**
+ * Gives up an update that waits for tasks which neither run nor die: no node takes them, an image
+ * does not come, a container does not become healthy. True when it did.
+ *
+ * Progress is a slot that was attempted, and a task that was made, moved on to another state, or
+ * whose node was lost and came back. While that node is unknown nothing can be told.
+ */
+function planDeadline(
+  draft: PlanDraft,
+  service: Service,
+  progress: readonly Progress[],
+  config: Settings,
+): boolean {
+  const { view } = draft;
+  let progressAtMs = service.updateStatus?.startedAtMs ?? draft.nowMs;
+  const stuck: Task[] = [];
+  for (const item of progress) {
+    if (!item.isPart || item.isWaiting) continue;
+    if (item.attemptedAtMs !== undefined) {
+      progressAtMs = Math.max(progressAtMs, item.attemptedAtMs + config.delayMs);
+      continue;
+    }
+    for (const task of item.clean) {
+      stuck.push(task);
+      progressAtMs = Math.max(progressAtMs, movedAtMs(view, task));
+    }
+  }
+  const [first] = stuck.sort(compareTasks);
+  const deadlineMs = progressDeadlineMs(service.spec);
+  if (first === undefined || deadlineMs === Number.POSITIVE_INFINITY) return false;
+  if (stuck.some((task) => isNodeUnknown(view, task))) return false;
+  const endMs = progressAtMs + deadlineMs;
+  if (draft.nowMs < endMs) {
+    wakeAt(draft, endMs);
+    return false;
+  }
+  const { state, err } = first.status;
+  const why = err ? `: ${err}` : "";
+  giveUp(
+    draft,
+    service,
+    config,
+    `due to no progress for ${showDuration(deadlineMs)}: task ${first.id} is ${state}${why}`,
+  );
+  return true;
+}
+
+/** When the task last came forward. A reason that is written anew while it waits is no progress. */
+function movedAtMs(view: ClusterView, task: Task): UnixMs {
+  if (!taskStateAtLeast(task.status.state, "assigned")) return task.createdAtMs;
+  const node = task.nodeId === undefined ? undefined : view.node(task.nodeId);
+  return Math.max(task.updatedAtMs, node?.updatedAtMs ?? 0);
+}
+
+function isNodeUnknown(view: ClusterView, task: Task): boolean {
+  const nodes = task.nodeId === undefined ? view.nodes() : [view.node(task.nodeId)];
+  return nodes.some((node) => node?.status.state === "unknown");
+}
+
+/** Pauses or rolls back, as the settings say; a failing rollback is only ever paused. */
+function giveUp(draft: PlanDraft, service: Service, config: Settings, cause: string): void {
   if (service.updateStatus?.state === "rollback_started") {
     setStatus(draft, service, "rollback_paused", `rollback paused ${cause}`);
   } else if (config.failureAction === "rollback" && service.previousSpec) {
@@ -264,7 +332,6 @@ function planFailure(
   } else {
     setStatus(draft, service, "paused", `update paused ${cause}`);
   }
-  return true;
 }
 
 /**

@@ -81,7 +81,7 @@ function lower(text: string): string {
 }
 
 /** The value compared; empty when the node has none, `undefined` for unknown keys. */
-function attributeOf(node: NodeObject, key: string, lowerKey: string): string | undefined {
+export function attributeOf(node: NodeObject, key: string, lowerKey: string): string | undefined {
   switch (lowerKey) {
     case "node.id":
       return node.id;

@@ -5,6 +5,7 @@
 import type { ServiceId } from "../ids.ts";
 import type { NodeObject } from "../objects/node.ts";
 import type { Task } from "../objects/task.ts";
+import type { ClusterView } from "../store/view.ts";
 import { architectureOf, type Constraint, readConstraints, satisfiesAll } from "./constraint.ts";
 import { type Amounts, hostPortsOf, type NodeInfo, reservationsOf } from "./node-info.ts";
 
@@ -34,12 +35,12 @@ export type Filter = {
  * What the task asks of a node, parsed once per task and not once per node. A placement that was not
  * given wishes for nothing; constraints that cannot be read match no node.
  */
-export function wishOf(task: Task): Wish {
+export function wishOf(task: Task, view: Pick<ClusterView, "network">): Wish {
   const placement = task.spec.Placement;
   return {
     serviceId: task.serviceId,
     reservations: reservationsOf(task.spec),
-    plugins: pluginsOf(task),
+    plugins: pluginsOf(task, view),
     constraints: readConstraints(placement?.Constraints ?? []),
     platforms: placement?.Platforms ?? [],
     hostPorts: hostPortsOf(task),
@@ -110,7 +111,10 @@ export function failedFilter(wish: Wish, info: NodeInfo): Filter | undefined {
 
 /** The text for the user, from the number of nodes that failed each filter; most failures first. */
 export function explain(failures: ReadonlyMap<Filter, number>): string {
-  const parts = [...failures].sort(([, a], [, b]) => b - a);
+  // Of as many nodes each: in the filters' order, so that the text does not hang on the nodes' ids.
+  const parts = [...failures].sort(
+    ([one, a], [other, b]) => b - a || FILTERS.indexOf(one) - FILTERS.indexOf(other),
+  );
   if (parts.length === 0) return "no suitable node";
   return `no suitable node (${parts.map(([filter, count]) => filter.explain(count)).join("; ")})`;
 }
@@ -132,9 +136,15 @@ function nodes(count: number): string {
   return count === 1 ? "1 node" : `${count} nodes`;
 }
 
-/** Log and volume drivers that the spec names and that are not built in. */
-function pluginsOf(task: Task): { type: string; name: string }[] {
-  const plugins: { type: string; name: string }[] = [];
+/** Drivers of logs, volumes and networks that the task needs and that not every node has. */
+function pluginsOf(task: Task, view: Pick<ClusterView, "network">): Wish["plugins"] {
+  const plugins: Wish["plugins"] = [];
+  for (const { networkId } of task.networks ?? []) {
+    const network = view.network(networkId);
+    // An overlay network is the agent's own work (net/mesh), a predefined one every engine has.
+    if (!network || network.predefined || network.spec.Driver === "overlay") continue;
+    plugins.push({ type: "Network", name: network.spec.Driver });
+  }
   const log = task.spec.LogDriver?.Name ?? "";
   if (log !== "" && log !== "none") plugins.push({ type: "Log", name: log });
   for (const mount of task.spec.ContainerSpec.Mounts ?? []) {

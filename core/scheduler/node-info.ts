@@ -1,5 +1,6 @@
 /** What the scheduler knows of each node: what is free, and which tasks it has. */
 import type { NodeId, RaftIndex, ServiceId, UnixMs } from "../ids.ts";
+import { type GenericResource, readGenericResources } from "../objects/generic-resource.ts";
 import type { NodeObject } from "../objects/node.ts";
 import { isTaskDead, type Task, type TaskSpec, taskStateAtLeast } from "../objects/task.ts";
 import type { ClusterView } from "../store/view.ts";
@@ -18,6 +19,8 @@ export type Amounts = ReadonlyMap<string, number>;
 export type NodeInfo = {
   node: NodeObject;
   free: Map<string, number>;
+  /** By kind: named generic resources that no task has. */
+  freeNames: Map<string, string[]>;
   /** `<protocol>/<port>` of host-mode ports in use. */
   hostPorts: Set<string>;
   /** Wanted tasks, by service and in total. */
@@ -27,8 +30,27 @@ export type NodeInfo = {
   failures: Map<string, number>;
 };
 
+const GENERIC_PREFIX = "generic/";
+
 export function failureKey(serviceId: ServiceId, specVersion: RaftIndex): string {
   return `${serviceId}/${specVersion}`;
+}
+
+/** Failures kept in a task's memory, the newest ones. */
+const FAILURES_KEPT_MAX = 32;
+
+/** The recent failures that a task's successor in the slot should know: the task's own and those it knew. */
+export function failuresUpTo(
+  task: Pick<Task, "id" | "nodeId" | "status" | "recentFailures">,
+  nowMs: UnixMs,
+): NonNullable<Task["recentFailures"]> {
+  const { nodeId, status, recentFailures } = task;
+  const hasFailed = status.state === "failed" || status.state === "rejected";
+  if (recentFailures === undefined && !hasFailed) return [];
+  const failures = [...(recentFailures ?? [])];
+  if (hasFailed && nodeId !== undefined)
+    failures.push({ taskId: task.id, nodeId, atMs: status.atMs });
+  return failures.filter(({ atMs }) => atMs > nowMs - FAILURE_WINDOW_MS).slice(-FAILURES_KEPT_MAX);
 }
 
 /** All nodes with the tasks that occupy them. O(nodes + tasks). */
@@ -38,22 +60,26 @@ export function observeNodes(view: ClusterView, nowMs: UnixMs): Map<NodeId, Node
     infos.set(node.id, {
       node,
       free: new Map(capacityOf(node)),
+      freeNames: namesOf(node),
       hostPorts: new Set(),
       countByService: new Map(),
       count: 0,
       failures: new Map(),
     });
   }
+  // A failure is known by its task and again by the tasks that succeeded it in the slot.
+  const seen = new Set<string>();
   for (const task of view.tasks()) {
+    for (const { taskId, nodeId } of failuresUpTo(task, nowMs)) {
+      const failures = infos.get(nodeId)?.failures;
+      if (!failures || seen.has(taskId)) continue;
+      seen.add(taskId);
+      const key = failureKey(task.serviceId, task.specVersion);
+      failures.set(key, (failures.get(key) ?? 0) + 1);
+    }
     const info = task.nodeId === undefined ? undefined : infos.get(task.nodeId);
     if (info === undefined || !taskStateAtLeast(task.status.state, "assigned")) continue;
-    const { state, atMs } = task.status;
-    if (!isTaskDead(state)) {
-      occupy(info, task);
-    } else if ((state === "failed" || state === "rejected") && atMs > nowMs - FAILURE_WINDOW_MS) {
-      const key = failureKey(task.serviceId, task.specVersion);
-      info.failures.set(key, (info.failures.get(key) ?? 0) + 1);
-    }
+    if (!isTaskDead(task.status.state)) occupy(info, task);
   }
   return infos;
 }
@@ -62,6 +88,12 @@ export function observeNodes(view: ClusterView, nowMs: UnixMs): Map<NodeId, Node
 export function occupy(info: NodeInfo, task: Task): void {
   for (const [kind, amount] of reservationsOf(task.spec)) {
     info.free.set(kind, (info.free.get(kind) ?? 0) - amount);
+  }
+  for (const resource of task.genericResources ?? []) {
+    if (!("NamedResourceSpec" in resource)) continue;
+    const { Kind, Value } = resource.NamedResourceSpec;
+    const names = info.freeNames.get(Kind)?.filter((name) => name !== Value);
+    if (names) info.freeNames.set(Kind, names);
   }
   for (const port of hostPortsOf(task)) info.hostPorts.add(port);
   if (task.desiredState === "shutdown" || task.desiredState === "remove") return;
@@ -76,7 +108,26 @@ export function hostPortsOf(task: Task): string[] {
     .map((port) => `${port.Protocol}/${port.PublishedPort}`);
 }
 
-function capacityOf(node: NodeObject): Amounts {
+/**
+ * The generic resources that a task which fits is given: names where the node has names, else
+ * amounts.
+ */
+export function takeGenericResources(info: NodeInfo, task: Task): GenericResource[] {
+  const taken: GenericResource[] = [];
+  for (const [kind, amount] of reservationsOf(task.spec)) {
+    if (!kind.startsWith(GENERIC_PREFIX)) continue;
+    const Kind = kind.slice(GENERIC_PREFIX.length);
+    const names = info.freeNames.get(Kind);
+    if (names === undefined) taken.push({ DiscreteResourceSpec: { Kind, Value: amount } });
+    for (const Value of names?.slice(0, amount) ?? []) {
+      taken.push({ NamedResourceSpec: { Kind, Value } });
+    }
+  }
+  return taken;
+}
+
+/** What the node has in all. */
+export function capacityOf(node: NodeObject): Amounts {
   const resources = node.description?.Resources;
   return new Map([
     ["nanoCpus", resources?.NanoCPUs ?? 0],
@@ -98,21 +149,28 @@ export function reservationsOf(spec: TaskSpec): Amounts {
   return amounts;
 }
 
-type GenericResource = {
-  NamedResourceSpec?: { Kind?: string };
-  DiscreteResourceSpec?: { Kind?: string; Value?: number };
-};
-
-/** Named resources count one each. Which of them a task gets is not decided here. */
+/** Named resources count one each. */
 function genericAmounts(resources: readonly unknown[]): Map<string, number> {
   const amounts = new Map<string, number>();
-  for (const resource of resources) {
-    // The API border checked the shape; what is missing counts as nothing.
-    const { NamedResourceSpec: named, DiscreteResourceSpec: discrete } =
-      resource as GenericResource;
-    const kind = `generic/${named?.Kind ?? discrete?.Kind ?? ""}`;
-    const amount = named ? 1 : (discrete?.Value ?? 0);
-    if (amount !== 0) amounts.set(kind, (amounts.get(kind) ?? 0) + amount);
+  for (const resource of readGenericResources(resources)) {
+    const isNamed = "NamedResourceSpec" in resource;
+    const { Kind } = isNamed ? resource.NamedResourceSpec : resource.DiscreteResourceSpec;
+    const amount = isNamed ? 1 : resource.DiscreteResourceSpec.Value;
+    const kind = `${GENERIC_PREFIX}${Kind}`;
+    amounts.set(kind, (amounts.get(kind) ?? 0) + amount);
   }
   return amounts;
+}
+
+/** Its named generic resources, by kind. */
+export function namesOf(node: NodeObject): Map<string, string[]> {
+  const names = new Map<string, string[]>();
+  const resources = node.description?.Resources.GenericResources ?? [];
+  for (const resource of readGenericResources(resources)) {
+    if (!("NamedResourceSpec" in resource)) continue;
+    const { Kind, Value } = resource.NamedResourceSpec;
+    const found = names.get(Kind) ?? [];
+    if (!found.includes(Value)) names.set(Kind, [...found, Value]);
+  }
+  return names;
 }

@@ -14,7 +14,13 @@ import { closeDraft, openDraft, type PlanDraft, updateTask } from "../orchestrat
 import { compareTasks, isWanted } from "../orchestrator/slot.ts";
 import type { Planner } from "../plan.ts";
 import { explain, type Filter, failedFilter, type Wish, wishOf } from "./filters.ts";
-import { failureKey, type NodeInfo, observeNodes, occupy } from "./node-info.ts";
+import {
+  failureKey,
+  type NodeInfo,
+  observeNodes,
+  occupy,
+  takeGenericResources,
+} from "./node-info.ts";
 import { buildTree, type Candidate, choose, place } from "./spread.ts";
 
 const PENDING_MESSAGE = "pending task scheduling";
@@ -44,7 +50,7 @@ export const planSchedule: Planner = (input) => {
 };
 
 function confirmNode(draft: PlanDraft, task: Task, info: NodeInfo | undefined): void {
-  const failed = info === undefined ? undefined : failedFilter(wishOf(task), info);
+  const failed = info === undefined ? undefined : failedFilter(wishOf(task, draft.view), info);
   if (info === undefined || failed !== undefined) {
     refuse(draft, task, explain(new Map(failed ? [[failed, 1]] : [])));
     return;
@@ -55,7 +61,7 @@ function confirmNode(draft: PlanDraft, task: Task, info: NodeInfo | undefined): 
 function placeGroup(draft: PlanDraft, group: readonly Task[], infos: readonly NodeInfo[]): void {
   const [first] = group;
   if (first === undefined) return;
-  const wish = wishOf(first);
+  const wish = wishOf(first, draft.view);
   const key = failureKey(first.serviceId, first.specVersion);
   const descriptors = (first.spec.Placement?.Preferences ?? []).map(
     (preference) => preference.Spread.SpreadDescriptor,
@@ -98,9 +104,12 @@ function countFailures(wish: Wish, infos: readonly NodeInfo[]): Map<Filter, numb
 }
 
 function assign(draft: PlanDraft, task: Task, info: NodeInfo, message: string): void {
-  occupy(info, task);
+  const genericResources = takeGenericResources(info, task);
+  const given = genericResources.length > 0 ? { genericResources } : {};
+  occupy(info, { ...task, ...given });
   updateTask(draft, task, {
     nodeId: info.node.id,
+    ...given,
     status: { state: "assigned", atMs: draft.nowMs, message },
   });
 }

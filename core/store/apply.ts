@@ -237,9 +237,15 @@ function applyTaskStatus(
   return write(rows, "task", next, "update", context);
 }
 
-/** A later report without the container (it is gone) does not erase what history shows of it. */
+/**
+ * A later report does not erase what history shows of the task: its container, which is gone by then,
+ * and why a manager had it stopped, which its node was not told.
+ */
 export function mergeStatus(before: TaskStatus, next: TaskStatus): TaskStatus {
-  return before.container && !next.container ? { ...next, container: before.container } : next;
+  const merged = { ...next };
+  if (before.container && !next.container) merged.container = before.container;
+  if (before.err && !next.err && next.state === "shutdown") merged.err = before.err;
+  return merged;
 }
 
 function write<T extends TableName>(

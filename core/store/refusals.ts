@@ -276,12 +276,12 @@ function refuseNetworkRemoval(rows: RowStore, id: string): Refusal | undefined {
       };
     }
   }
-  const user = rows.referrers(`network/${id}`)[0];
+  // A task whose service is gone is to be stopped, only its desired state does not say so yet:
+  // `stack rm` removes services and networks in one go.
+  const user = rows.referrers(`network/${id}`).find((key) => !isLeftBehind(rows, key));
   if (user === undefined) return undefined;
   // "service/…" sorts before "task/…", so that a service is named first, as in stock.
   const [table, userId] = splitKey(user);
-  return { code: "in-use", message: `network ${id} is in use by ${table} ${userId}` };
-}
   const attached = table === "attachment" ? rows.attachment(userId) : undefined;
   if (attached) {
     return {
@@ -289,6 +289,14 @@ function refuseNetworkRemoval(rows: RowStore, id: string): Refusal | undefined {
       message: `network ${id} is in use by container ${attached.name} of node ${attached.nodeId}`,
     };
   }
+  return { code: "in-use", message: `network ${id} is in use by ${table} ${userId}` };
+}
+
+function isLeftBehind(rows: RowStore, key: ObjectKey): boolean {
+  const [table, id] = splitKey(key);
+  const task = table === "task" ? rows.task(id) : undefined;
+  return task !== undefined && !rows.service(task.serviceId);
+}
 
 export function invalid(message: string): Refusal {
   return { code: "invalid-argument", message };

@@ -16,6 +16,8 @@ import { run, tryRun } from "./command.ts";
 
 export const CLIENT_ADDRESS = "203.0.113.9";
 export const ROUTER_ADDRESS = "192.168.77.254";
+/** Where the hosts and the router are. */
+export const LAB_SUBNET = "192.168.77.0/24";
 
 export function hostAddress(index: number): string {
   return `192.168.77.${index}`;

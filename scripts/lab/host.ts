@@ -19,7 +19,7 @@ import {
   tryRun,
   waitFor,
 } from "./command.ts";
-import { hostAddress, namespacePath, setHostLink } from "./fabric.ts";
+import { hostAddress, LAB_SUBNET, namespacePath, setHostLink } from "./fabric.ts";
 import {
   end,
   isAlive,
@@ -61,7 +61,8 @@ export type Host = {
   /** The docker CLI on the engine's own socket. @throws {CommandError} */
   engine(...args: string[]): Promise<string>;
   startHolder(): Promise<void>;
-  startDockerd(): Promise<void>;
+  /** `config`: more of daemon.json, until the next start. */
+  startDockerd(config?: Record<string, unknown>): Promise<void>;
   /** SIGTERM; containers live on. */
   stopDockerd(): Promise<void>;
   /** As a crash: SIGKILL. Its containerd, which is a child here, ends too. */
@@ -231,7 +232,7 @@ export function makeHost(lab: LabPlace, index: number): Host {
       );
     },
 
-    startDockerd: async () => {
+    startDockerd: async (config = {}) => {
       if (host.isDockerdAlive()) return;
       // Left over from an engine that was killed: a pid that some other process may have by now.
       rmSync(rootPath("/run/docker.pid"), { force: true });
@@ -244,6 +245,9 @@ export function makeHost(lab: LabPlace, index: number): Host {
           "exec-opts": ["native.cgroupdriver=cgroupfs"],
           "cgroup-parent": `/${groupName}/containers`,
           "storage-driver": await storageDriver(lab.dir),
+          // The lab's registry (registry.ts) has no certificate.
+          "insecure-registries": [LAB_SUBNET],
+          ...config,
         }),
       );
       const id = await launch({

@@ -15,6 +15,8 @@ export type LabTestOptions = {
   hosts?: number;
   /** Every host starts with an agent. Needs dist/shoal. @default false */
   agents?: boolean;
+  /** Programs that this lab needs beside those that all do. */
+  tools?: readonly string[];
 };
 
 /** Time to make or remove a lab; it takes some seconds, more when the machine is busy. */
@@ -24,7 +26,8 @@ const TOOLS = ["ip", "nsenter", "unshare", "setsid", "dockerd", "containerd", "d
 /** Why no lab can be made here; undefined when it can. */
 export function labObstacle(options: LabTestOptions = {}): string | undefined {
   if (process.getuid?.() !== 0) return "needs root";
-  const missing = TOOLS.filter((tool) => Bun.which(tool) === null);
+  const wanted = [...TOOLS, ...(options.tools ?? [])];
+  const missing = wanted.filter((tool) => Bun.which(tool) === null);
   if (missing.length > 0) return `needs ${missing.join(", ")}: run scripts/setup.sh`;
   if (options.agents === true && !existsSync(DEFAULT_BINARY)) {
     return "needs dist/shoal: run bun scripts/build.ts";

@@ -41,6 +41,54 @@ test("planConstraintEnforcement() stops a task whose node lost its label, and it
   expect(errs).toContain("assigned node no longer meets constraints");
 });
 
+test("planConstraintEnforcement() moves the younger tasks when the node has less than they reserve", () => {
+  const service = aService("web", { replicas: 4, reserve: { cpus: 2 } });
+  const cluster = aState({
+    nodes: [aNode({ id: "n1" }), aNode({ id: "n2" })],
+    services: [service],
+  });
+  let nowMs = runToQuiet(cluster, { planners: PLANNERS });
+  const before = runningTasks(cluster.view, "web").filter((task) => task.nodeId === "n1");
+  expect(before).toHaveLength(2);
+  const shrinkTo = (id: string, cpus: number) => {
+    const { description } = aNode({ id, cpus });
+    if (description) set(cluster, "node", id, { description }, nowMs);
+  };
+  shrinkTo("n1", 3);
+  shrinkTo("n2", 8);
+  nowMs = runToQuiet(cluster, { planners: PLANNERS, nowMs });
+  const left = runningTasks(cluster.view, "web").filter((task) => task.nodeId === "n1");
+  expect(left.map((task) => task.id)).toEqual(
+    before
+      .map((task) => task.id)
+      .sort()
+      .slice(0, 1),
+  );
+  expect(runningTasks(cluster.view, "web")).toHaveLength(4);
+  // A description that tells nothing moves nothing.
+  shrinkTo("n1", 0);
+  runToQuiet(cluster, { planners: PLANNERS, nowMs });
+  expect(runningTasks(cluster.view, "web").some((task) => task.nodeId === "n1")).toBe(true);
+});
+
+test("planConstraintEnforcement() stops a task whose named resource is gone", () => {
+  const service = aService("web", { replicas: 1 });
+  service.spec.TaskTemplate.Resources = {
+    Reservations: { GenericResources: [{ DiscreteResourceSpec: { Kind: "gpu", Value: 1 } }] },
+  };
+  const gpu = (Value: string) => ({ NamedResourceSpec: { Kind: "gpu", Value } });
+  const cluster = aState({
+    nodes: [aNode({ id: "n1", generic: [gpu("a"), gpu("b")] })],
+    services: [service],
+  });
+  const nowMs = runToQuiet(cluster, { planners: PLANNERS });
+  expect(runningTasks(cluster.view, "web")[0]?.genericResources).toEqual([gpu("a")]);
+  const { description } = aNode({ id: "n1", generic: [gpu("b"), gpu("c")] });
+  if (description) set(cluster, "node", "n1", { description }, nowMs);
+  runToQuiet(cluster, { planners: PLANNERS, nowMs });
+  expect(runningTasks(cluster.view, "web")[0]?.genericResources).toEqual([gpu("b")]);
+});
+
 test("planConstraintEnforcement() leaves tasks of paused nodes alone", () => {
   const service = aService("web", {
     replicas: 1,

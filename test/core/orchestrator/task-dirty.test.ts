@@ -53,6 +53,16 @@ describe("isTaskDirty()", () => {
     ).toBe(false);
   });
 
+  test("is true for other credentials while the image is not there yet, or could not be had", () => {
+    const after = structuredClone({ ...before, specVersion: 2 });
+    after.spec.TaskTemplate.ContainerSpec.PullOptions = { RegistryAuth: "x" };
+    const states = ["pending", "preparing", "ready", "starting", "running", "rejected"] as const;
+    const dirty = states.filter((state) =>
+      isTaskDirty(view, after, { ...task, status: { ...task.status, state } }),
+    );
+    expect(dirty).toEqual(["pending", "preparing", "rejected"]);
+  });
+
   test("is true for another image, other ports, a forced update, or a node that no longer fits", () => {
     const { Placement: _none, ...template } = before.spec.TaskTemplate;
     expect(changed((s) => (s.spec.TaskTemplate.ContainerSpec.Image = "busybox:2"))).toBe(true);

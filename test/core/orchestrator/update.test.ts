@@ -11,7 +11,9 @@ import {
   liveTasks,
   runningTasks,
   runToQuiet,
+  set,
   setImage,
+  setNodeState,
   stoppingIn,
   type TestCluster,
   updateSpec,
@@ -346,9 +348,142 @@ describe("planUpdate()", () => {
       },
       nowMs,
     );
-    runToQuiet(cluster, { planners, nowMs });
+    runToQuiet(cluster, { planners, nowMs, untilMs: nowMs + 599_000 });
     expect(images(cluster.view)).toEqual({ "busybox:1": 5 });
     expect(cluster.view.service("web")?.updateStatus?.state).toBe("updating");
+  });
+
+  describe("progress deadline", () => {
+    const LABELS = { "shoal.update.progress-deadline": "1m" };
+    /** To an image that comes, on a node that does not. */
+    function updateToNowhere(cluster: TestCluster, nowMs: number, labels = LABELS) {
+      updateSpec(
+        cluster,
+        "web",
+        (spec) => {
+          setImage(spec, "busybox:2").TaskTemplate.Placement = { Constraints: ["node.id == n9"] };
+          return { ...spec, Labels: labels };
+        },
+        nowMs,
+      );
+    }
+    const statusOf = (cluster: TestCluster) => cluster.view.service("web")?.updateStatus;
+
+    test("pauses an update whose new task no node takes, and says which and why", () => {
+      const { cluster, nowMs } = running({ Parallelism: 2 });
+      updateToNowhere(cluster, nowMs);
+      runToQuiet(cluster, { planners, nowMs, untilMs: nowMs + 59_000 });
+      expect(statusOf(cluster)?.state).toBe("updating");
+      runToQuiet(cluster, { planners, nowMs: nowMs + 59_000 });
+      expect(statusOf(cluster)?.state).toBe("paused");
+      expect(statusOf(cluster)?.message).toMatch(
+        /^update paused due to no progress for 1m: task \w+ is pending: no suitable node \(scheduling constraints not satisfied on 3 nodes\)$/,
+      );
+      // No other slot is touched, also long after.
+      runToQuiet(cluster, { planners, nowMs: nowMs + 3_600_000 });
+      expect(images(cluster.view)).toEqual({ "busybox:1": 4 });
+    });
+
+    test("rolls back when the failure action says so", () => {
+      const { cluster, nowMs } = running({ Parallelism: 1, FailureAction: "rollback" });
+      updateToNowhere(cluster, nowMs);
+      const messages = new Set<string>();
+      runToQuiet(cluster, {
+        planners,
+        nowMs,
+        onRound: () => messages.add(statusOf(cluster)?.message ?? ""),
+      });
+      expect(
+        [...messages].some((text) => text.startsWith("update rolled back due to no progress")),
+      ).toBe(true);
+      expect(statusOf(cluster)?.state).toBe("rollback_completed");
+      expect(images(cluster.view)).toEqual({ "busybox:1": 6 });
+    });
+
+    test("pauses a rollback that makes none", () => {
+      const { cluster, nowMs } = running({ Parallelism: 1 });
+      updateToNowhere(cluster, nowMs);
+      const startedAtMs = nowMs;
+      const updateStatus = { state: "rollback_started", startedAtMs, message: "" } as const;
+      set(cluster, "service", "web", { updateStatus }, nowMs);
+      runToQuiet(cluster, { planners, nowMs });
+      expect(statusOf(cluster)).toMatchObject({
+        state: "rollback_paused",
+        message: expect.stringContaining("rollback paused due to no progress for 1m"),
+      });
+    });
+
+    test("counts from the last progress, delays not included", () => {
+      const { cluster, nowMs } = running({ Parallelism: 1, Delay: 50 * SECOND });
+      updateSpec(
+        cluster,
+        "web",
+        (spec) => ({ ...setImage(spec, "busybox:2"), Labels: LABELS }),
+        nowMs,
+      );
+      // Each new task takes 50 s to become healthy: 10 minutes in all.
+      const agent = anAgent();
+      const slow: typeof agent = (task, atMs) => {
+        const next = agent(task, atMs);
+        if (next?.state !== "running" || task.spec.ContainerSpec.Image !== "busybox:2") return next;
+        return atMs - task.status.atMs >= 50_000 ? next : undefined;
+      };
+      let atMs = nowMs;
+      for (let step = 0; step < 900; step += 1) {
+        atMs = runToQuiet(cluster, { planners, nowMs: atMs, untilMs: atMs + 1_000, agent: slow });
+        atMs = nowMs + (step + 1) * 1_000;
+      }
+      expect(statusOf(cluster)?.state).toBe("completed");
+      expect(images(cluster.view)).toEqual({ "busybox:2": 6 });
+    });
+
+    test("does not hold against an update that its node is away from a leader that just began", () => {
+      const { cluster, nowMs } = running({ Parallelism: 1 });
+      updateSpec(
+        cluster,
+        "web",
+        (spec) => ({ ...setImage(spec, "busybox:2"), Labels: LABELS }),
+        nowMs,
+      );
+      const stuck = anAgent();
+      const agent: typeof stuck = (task, atMs) =>
+        task.spec.ContainerSpec.Image === "busybox:2" ? undefined : stuck(task, atMs);
+      runToQuiet(cluster, { planners, nowMs, untilMs: nowMs + 30_000, agent });
+      const nodeId = cluster.view
+        .tasks()
+        .find((task) => task.spec.ContainerSpec.Image === "busybox:2")?.nodeId;
+      const laterMs = nowMs + 3_600_000;
+      setNodeState(cluster, nodeId ?? "", "unknown", laterMs);
+      runToQuiet(cluster, { planners, nowMs: laterMs, agent, untilMs: laterMs + 1 });
+      expect(statusOf(cluster)?.state).toBe("updating");
+      setNodeState(cluster, nodeId ?? "", "ready", laterMs + 10);
+      runToQuiet(cluster, { planners, nowMs: laterMs + 10 });
+      expect(statusOf(cluster)?.state).toBe("completed");
+    });
+
+    test("pauses a start-first update of a global service that keeps its own host port", () => {
+      const ports = [{ TargetPort: 80, PublishedPort: 80, PublishMode: "host" as const }];
+      const cluster = aState({
+        nodes: [aNode({ id: "n1" }), aNode({ id: "n2" })],
+        services: [aService("web", { ports, update: { Order: "start-first", Parallelism: 1 } })],
+      });
+      const nowMs = runToQuiet(cluster, { planners });
+      updateTo(cluster, "busybox:2", nowMs);
+      const endMs = runToQuiet(cluster, { planners, nowMs, untilMs: nowMs + 700_000 });
+      expect(endMs - nowMs).toBeGreaterThanOrEqual(600_000);
+      expect(statusOf(cluster)?.message).toMatch(
+        /^update paused due to no progress for 10m: .*host-mode port already in use on 1 node\)$/,
+      );
+      expect(images(cluster.view)).toEqual({ "busybox:1": 2 });
+    });
+
+    test("none: waits for ever", () => {
+      const { cluster, nowMs } = running({ Parallelism: 1 });
+      updateToNowhere(cluster, nowMs, { "shoal.update.progress-deadline": "none" });
+      runToQuiet(cluster, { planners, nowMs, untilMs: nowMs + 86_400_000 });
+      runToQuiet(cluster, { planners, nowMs: nowMs + 86_400_000 });
+      expect(statusOf(cluster)?.state).toBe("updating");
+    });
   });
 
   test("goes on under a new leader that plans from the state alone", () => {

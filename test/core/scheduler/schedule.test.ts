@@ -1,4 +1,5 @@
 import { describe, expect, test } from "bun:test";
+import { defaultClusterSpec } from "../../../core/objects/cluster.ts";
 import type { NodeObject } from "../../../core/objects/node.ts";
 import type { Service } from "../../../core/objects/service.ts";
 import type { Task } from "../../../core/objects/task.ts";
@@ -6,6 +7,9 @@ import { PLANNERS } from "../../../core/planners.ts";
 import { seededRandom } from "../../../core/random.ts";
 import { planSchedule } from "../../../core/scheduler/schedule.ts";
 import {
+  aCluster,
+  anAgent,
+  aNetwork,
   aNode,
   aService,
   aState,
@@ -112,6 +116,110 @@ describe("planSchedule()", () => {
       "n2",
       "no suitable node (insufficient resources on 2 nodes)",
     ]);
+  });
+
+  test("hands out named generic resources, each to one living task, and amounts of others", () => {
+    const web = aService("web", { replicas: 3 });
+    const wanted = [
+      { DiscreteResourceSpec: { Kind: "gpu", Value: 2 } },
+      { DiscreteResourceSpec: { Kind: "ssd", Value: 1 } },
+    ];
+    web.spec.TaskTemplate.Resources = { Reservations: { GenericResources: wanted } };
+    const gpu = (Value: string) => ({ NamedResourceSpec: { Kind: "gpu", Value } });
+    const ssd = (Value: number) => ({ DiscreteResourceSpec: { Kind: "ssd", Value } });
+    const generic = ["a", "b", "c", "d", "e"].map(gpu);
+    const node = aNode({ id: "n1", generic: [...generic, ssd(8)] });
+    const gone = aTask(web, {
+      id: "gone",
+      slot: 8,
+      nodeId: "n1",
+      state: "shutdown",
+      desiredState: "shutdown",
+      genericResources: [gpu("a"), gpu("b"), ssd(1)],
+    });
+    const alive = aTask(web, {
+      id: "alive",
+      slot: 9,
+      nodeId: "n1",
+      genericResources: [gpu("c"), gpu("b"), ssd(1)],
+    });
+    const cluster = aState({
+      nodes: [node],
+      services: [web],
+      tasks: [gone, alive, ...pending(web, 2)],
+    });
+    const input = { view: cluster.view, nowMs: START_MS, random: seededRandom(1) };
+    cluster.apply(planSchedule(input).actions, START_MS);
+    expect(cluster.view.task("web-0001")?.genericResources).toEqual([gpu("a"), gpu("d"), ssd(1)]);
+    // One name is left, and two are wanted.
+    expect(cluster.view.task("web-0002")?.status.err).toBe(
+      "no suitable node (insufficient resources on 1 node)",
+    );
+  });
+
+  test("a slot whose tasks fail on one node moves after five failures, whatever is kept of history", () => {
+    const web = aService("web", { replicas: 1, restart: { Delay: 1e9 } });
+    const cluster = aState({
+      cluster: aCluster({
+        spec: { ...defaultClusterSpec(), Orchestration: { TaskHistoryRetentionLimit: 2 } },
+      }),
+      nodes: [aNode({ id: "n1" }), aNode({ id: "n2" })],
+      services: [web],
+    });
+    const nodesOf: string[] = [];
+    const seen = new Set<string>();
+    runToQuiet(cluster, {
+      planners: PLANNERS,
+      untilMs: START_MS + 60_000,
+      agent: anAgent((task) => (task.nodeId === "n1" ? "failed" : undefined)),
+      onRound: (view) => {
+        for (const task of view.tasks()) {
+          if (task.nodeId === undefined || seen.has(task.id)) continue;
+          seen.add(task.id);
+          nodesOf.push(task.nodeId);
+        }
+      },
+    });
+    expect(nodesOf).toEqual(["n1", "n1", "n1", "n1", "n1", "n2"]);
+    expect(runningTasks(cluster.view, "web")).toHaveLength(1);
+  });
+
+  test("wants the plugins that volumes, logs and networks name, where the node tells its own", () => {
+    const plugins = [
+      { Type: "Volume", Name: "local" },
+      { Type: "Volume", Name: "nfs:latest" },
+      { Type: "Log", Name: "json-file" },
+      { Type: "Network", Name: "overlay" },
+      { Type: "Network", Name: "weave" },
+    ];
+    const place = (
+      needs: { volume?: string; log?: string; network?: string },
+      nodePlugins = plugins,
+    ) => {
+      const web = aService("web", { replicas: 1 });
+      const { volume, log, network } = needs;
+      if (volume !== undefined) {
+        const VolumeOptions = { DriverConfig: { Name: volume } };
+        const mount = { Type: "volume", Target: "/x", VolumeOptions };
+        web.spec.TaskTemplate.ContainerSpec.Mounts = [mount];
+      }
+      if (log !== undefined) web.spec.TaskTemplate.LogDriver = { Name: log };
+      const networks = [aNetwork("net", { driver: network ?? "overlay" })];
+      const tasks = pending(web, 1, { networks: [{ networkId: "net", aliases: [] }] });
+      const nodes = [aNode({ id: "n1", plugins: nodePlugins })];
+      const cluster = aState({ nodes, networks, services: [web], tasks });
+      const input = { view: cluster.view, nowMs: START_MS, random: seededRandom(1) };
+      cluster.apply(planSchedule(input).actions, START_MS);
+      const task = cluster.view.task("web-0001");
+      return task?.nodeId ?? task?.status.err;
+    };
+    const missing = "no suitable node (missing plugin on 1 node)";
+    expect(place({ volume: "nfs", log: "json-file", network: "weave" })).toBe("n1");
+    expect(place({ volume: "local", log: "none" })).toBe("n1");
+    expect(place({ volume: "ceph" })).toBe(missing);
+    expect(place({ log: "fluentd" })).toBe(missing);
+    expect(place({ network: "macvlan" })).toBe(missing);
+    expect(place({ log: "fluentd" }, [])).toBe("n1");
   });
 
   test("explains each filter in stock Swarm's words", () => {

@@ -91,6 +91,16 @@ describe("apply()", () => {
     expect(rows.service("s1")).not.toHaveProperty("updateStatus");
   });
 
+  test("lets a network go together with the service whose tasks are on it, as `stack rm` does", () => {
+    const rows = world();
+    applyOrThrow(rows, { type: "remove", table: "service", id: "s1" });
+    expect(rows.task("t1")?.desiredState).toBe("running");
+    applyOrThrow(rows, { type: "remove", table: "network", id: "net2" });
+    expect(rows.network("net2")).toBeUndefined();
+    // The planners' next step is not refused for it.
+    applyOrThrow(rows, update("task", "t1", { desiredState: "remove" }));
+  });
+
   test("lets a network go whose only tasks are wanted no more, and keeps their addresses taken", () => {
     const rows = world();
     const { outcome } = applyNext(rows, [
@@ -519,6 +529,15 @@ describe("apply()", () => {
     applyOrThrow(rows, report(taskStatus("running", { atMs: AT_MS + 1, container })));
     applyOrThrow(rows, report(taskStatus("shutdown", { message: "bye" })));
     expect(rows.task("t1")?.status).toEqual(taskStatus("shutdown", { message: "bye", container }));
+  });
+
+  test("keeps why a manager had a task stopped, over the report of its node that it has", () => {
+    const rows = world();
+    const err = "assigned node no longer meets constraints";
+    const status = taskStatus("running", { err });
+    applyOrThrow(rows, update("task", "t1", { desiredState: "shutdown", status }));
+    applyOrThrow(rows, report(taskStatus("shutdown", { message: "shutdown" })));
+    expect(rows.task("t1")?.status).toEqual(taskStatus("shutdown", { message: "shutdown", err }));
   });
 
   test("moves a job's desired state from ready to complete", () => {
