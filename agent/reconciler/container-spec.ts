@@ -18,9 +18,11 @@
  */
 import { ClusterError } from "../../core/errors.ts";
 import type { NodeSettings } from "../../core/dispatcher/assignment.ts";
+import { resourceEnvironment } from "../../core/objects/generic-resource.ts";
 import type { Network } from "../../core/objects/network.ts";
 import type { Config, Secret } from "../../core/objects/secret.ts";
-import { type ContainerSpec, type Task, taskName } from "../../core/objects/task.ts";
+import { type ContainerSpec, type Task, taskName, type TaskSpec } from "../../core/objects/task.ts";
+import { applyContainerOptions, requireEngine } from "./container-options.ts";
 import { expandTemplate, taskTemplateContext, type TemplateContext } from "./template.ts";
 
 /** Names the task that a container was made for. */
@@ -73,7 +75,10 @@ export type HostConfig = {
   CapDrop?: string[];
   Ulimits?: { Name: string; Hard: number; Soft: number }[];
   OomScoreAdj?: number;
+  Binds?: string[];
   Memory?: number;
+  MemorySwap?: number;
+  MemorySwappiness?: number;
   NanoCpus?: number;
   PidsLimit?: number;
   LogConfig?: { Type: string; Config: Record<string, string> };
@@ -108,7 +113,8 @@ export type ContainerPlan = {
 export type ContainerInput = {
   task: Task;
   settings: Pick<NodeSettings, "nodeId" | "clusterId" | "hostname">;
-  platform: { architecture: string; os: string };
+  /** `engineVersion`: unknown counts as new enough. */
+  platform: { architecture: string; os: string; engineVersion?: string };
   networks: ReadonlyMap<string, Network>;
   secrets: ReadonlyMap<string, Secret>;
   configs: ReadonlyMap<string, Config>;
@@ -131,7 +137,10 @@ export function containerPlan(input: ContainerInput): ContainerPlan {
   const legs = overlayLegs(input);
   const dns = dnsSettings(input, legs);
   const files = [...taskFiles(input, context), ...dns.files];
-  const mounts = (spec.Mounts ?? []).map((mount) => expandMount(mount, context));
+  const { binds, mounts } = splitMounts(
+    (spec.Mounts ?? []).map((mount) => expandMount(mount, context)),
+    input.platform.engineVersion,
+  );
   const hostPorts = (task.ports ?? []).filter((port) => port.PublishMode === "host");
 
   const body: ContainerBody = {
@@ -142,7 +151,10 @@ export function containerPlan(input: ContainerInput): ContainerPlan {
       Entrypoint: nonEmpty(spec.Command),
       Cmd: nonEmpty(spec.Args),
       Hostname: spec.Hostname ? expandTemplate(spec.Hostname, context) : undefined,
-      Env: nonEmpty(spec.Env?.map((line) => expandTemplate(line, context))),
+      Env: nonEmpty([
+        ...(spec.Env ?? []).map((line) => expandTemplate(line, context)),
+        ...resourceEnvironment(task.genericResources ?? []),
+      ]),
       WorkingDir: spec.Dir,
       User: spec.User,
       StopSignal: spec.StopSignal,
@@ -182,7 +194,9 @@ export function containerPlan(input: ContainerInput): ContainerPlan {
         CapDrop: nonEmpty(spec.CapabilityDrop),
         Ulimits: nonEmpty(spec.Ulimits),
         OomScoreAdj: spec.OomScoreAdj,
+        Binds: nonEmpty(binds),
         Memory: task.spec.Resources?.Limits?.MemoryBytes,
+        ...swapLimits(task.spec.Resources),
         NanoCpus: task.spec.Resources?.Limits?.NanoCPUs,
         PidsLimit: task.spec.Resources?.Limits?.Pids || undefined,
         LogConfig: task.spec.LogDriver
@@ -191,6 +205,8 @@ export function containerPlan(input: ContainerInput): ContainerPlan {
       }),
     },
   };
+  const options = expandAll(spec.EngineOptions, context);
+  applyContainerOptions(body, options, input.platform.engineVersion);
   const first = legs[0];
   if (first) {
     body.NetworkingConfig = { EndpointsConfig: { [first.dockerNetwork]: first.endpoint } };
@@ -373,6 +389,67 @@ function expandMount(
   return result;
 }
 
+const CREATE_MOUNTPOINT_ENGINE = 23;
+/** What engines before would drop without a word, or with a worse one. Source: Docker Engine API, history. */
+const MOUNT_OPTIONS_SINCE: readonly [part: string, option: string, sinceEngine: number][] = [
+  ["BindOptions", "ReadOnlyForceRecursive", 25],
+  ["VolumeOptions", "Subpath", 26],
+  ["TmpfsOptions", "Options", 27],
+];
+
+/**
+ * Mounts as this engine takes them. A bind that makes its source is, in engines before 23, one in the
+ * old form, which always did.
+ */
+function splitMounts(given: Record<string, unknown>[], engineVersion: string | undefined) {
+  const binds: string[] = [];
+  const mounts: Record<string, unknown>[] = [];
+  const isOld = Number.parseInt(engineVersion ?? "", 10) < CREATE_MOUNTPOINT_ENGINE;
+  for (const mount of given) {
+    const target = textOf(mount["Target"]) ?? "";
+    if (mount["Type"] === "image") {
+      requireEngine(`image mount ${target}`, { sinceEngine: 28 }, engineVersion);
+    }
+    for (const [part, option, sinceEngine] of MOUNT_OPTIONS_SINCE) {
+      if (!recordOf(mount[part])?.[option]) continue;
+      requireEngine(`${part}.${option} of mount ${target}`, { sinceEngine }, engineVersion);
+    }
+    const options = recordOf(mount["BindOptions"]);
+    if (mount["Type"] === "bind" && options?.["CreateMountpoint"] === true && isOld) {
+      const words = [mount["ReadOnly"] === true ? "ro" : "rw", textOf(options["Propagation"])];
+      binds.push(`${textOf(mount["Source"])}:${target}:${words.filter(Boolean).join(",")}`);
+    } else mounts.push(mount);
+  }
+  return { binds, mounts };
+}
+
+/** Source: moby daemon/cluster/executor/container/container.go resources: swap is on top of memory. */
+function swapLimits(resources: TaskSpec["Resources"]): Partial<HostConfig> {
+  const swapBytes = resources?.SwapBytes;
+  const swappiness = resources?.MemorySwappiness;
+  const memoryBytes = resources?.Limits?.MemoryBytes ?? 0;
+  return {
+    ...(swapBytes === undefined
+      ? {}
+      : { MemorySwap: swapBytes === -1 ? -1 : memoryBytes + swapBytes }),
+    ...(swappiness === undefined ? {} : { MemorySwappiness: swappiness }),
+  };
+}
+
+/** The value with the templates in all its texts expanded: keys and values of maps, items of lists. */
+function expandAll<T>(value: T, context: TemplateContext): T {
+  const expand = (one: unknown): unknown => {
+    if (typeof one === "string") return expandTemplate(one, context);
+    if (Array.isArray(one)) return one.map(expand);
+    if (typeof one !== "object" || one === null) return one;
+    return Object.fromEntries(
+      Object.entries(one).map(([key, field]) => [expandTemplate(key, context), expand(field)]),
+    );
+  };
+  // The same tree with other texts.
+  return expand(value) as T;
+}
+
 function volumeBody(mount: Record<string, unknown>): VolumeBody[] {
   const options = recordOf(mount["VolumeOptions"]);
   const source = mount["Source"];
@@ -472,6 +549,11 @@ function fileReference(
 /** Source: moby daemon/cluster/executor/container/container.go securityOpts. */
 function securityOptions(privileges: ContainerSpec["Privileges"]): string[] {
   const options: string[] = [];
+  const credential = recordOf(privileges?.["CredentialSpec"]);
+  for (const source of ["Config", "File", "Registry"]) {
+    const value = textOf(credential?.[source]);
+    if (value) options.push(`credentialspec=${source.toLowerCase()}://${value}`);
+  }
   const selinux = recordOf(privileges?.["SELinuxContext"]);
   if (selinux?.["Disable"] === true) options.push("label=disable");
   for (const part of ["User", "Role", "Type", "Level"]) {

@@ -41,7 +41,7 @@ export type ExecutePorts = {
 export type ExecuteInput = {
   step: EngineStep;
   wanted: Wanted;
-  platform: { architecture: string; os: string };
+  platform: { architecture: string; os: string; engineVersion?: string };
   container: ObservedContainer | undefined;
   /** Aborted when the task is to stop: a pull is not waited for any longer. */
   signal: AbortSignal;

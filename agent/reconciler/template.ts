@@ -145,6 +145,8 @@ function callFunction(
   if (name === "index") {
     const found = values.slice(1).reduce<Value>((value, key) => {
       if (typeof key !== "string") throw invalid(body, "an index must be a text");
+      // As in Go: a map's missing entry is the empty text here, unlike in a path of fields.
+      if (typeof value !== "string" && !Object.hasOwn(value, key)) return "";
       return fieldOf(value, key, body);
     }, values[0] ?? "");
     if (typeof found !== "string") throw invalid(body, "it does not name a text");

@@ -24,6 +24,7 @@ import {
 import { compareTasks, isWanted } from "../orchestrator/slot.ts";
 import type { Planner } from "../plan.ts";
 import type { ClusterView } from "../store/view.ts";
+import { type KeptAddresses, keepFixedAddresses, takeFixedAddresses } from "./fixed.ts";
 import {
   type AddressPool,
   explainExhaustion,
@@ -47,6 +48,7 @@ export const planAllocation: Planner = (input) => {
   if (services.length === 0 && tasks.length === 0) return closeDraft(draft);
 
   const pools = openAddressPools(input.view);
+  const kept = keepFixedAddresses(input.view, pools);
   const ports = openPortTable(input.view);
   const results = new Map<string, ServiceEndpoint | string>();
   for (const service of services) {
@@ -57,7 +59,9 @@ export const planAllocation: Planner = (input) => {
     if (service === undefined) continue;
     const endpoint = results.get(service.id) ?? service.endpoint;
     const problem =
-      typeof endpoint === "object" ? allocateTask(draft, task, endpoint, pools) : endpoint;
+      typeof endpoint === "object"
+        ? allocateTask(draft, task, endpoint, { pools, kept })
+        : endpoint;
     if (problem !== undefined) refuse(draft, task, problem);
   }
   return closeDraft(draft);
@@ -106,15 +110,22 @@ function allocateTask(
   draft: PlanDraft,
   task: Task,
   endpoint: ServiceEndpoint,
-  pools: Pools,
+  { pools, kept }: { pools: Pools; kept: KeptAddresses },
 ): string | undefined {
   const wanted = attachmentsOf(draft.view, task, endpoint);
   if (typeof wanted === "string") return wanted;
+  const fixed = takeFixedAddresses(draft.view, task.spec, kept);
+  if (typeof fixed === "string") return fixed;
   const networks: TaskNetwork[] = [];
   const taken: { pool: AddressPool; address: string }[] = [];
   for (const { network, aliases } of wanted) {
     if (!isOverlay(network)) {
       networks.push({ networkId: network.id, aliases });
+      continue;
+    }
+    const given = fixed.get(network.id);
+    if (given !== undefined) {
+      networks.push({ networkId: network.id, address: given, aliases });
       continue;
     }
     const pool = pools.get(network.id);

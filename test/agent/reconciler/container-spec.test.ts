@@ -175,6 +175,48 @@ describe("containerPlan()", () => {
     });
   });
 
+  test("swap is on top of memory; options go on top of the body; a bind may make its source", () => {
+    const made = {
+      Type: "bind",
+      Source: "/srv",
+      Target: "/a",
+      ReadOnly: true,
+      BindOptions: { CreateMountpoint: true, Propagation: "rslave" },
+    };
+    const task = aTask("t1", {
+      container: {
+        Mounts: [made],
+        Privileges: { CredentialSpec: { File: "spec.json" } },
+        EngineOptions: {
+          NetworkMode: "none",
+          ShmSize: 1,
+          VolumesFrom: ["keeper-{{.Task.Slot}}"],
+          Tmpfs: { "/run/{{.Service.Name}}": "rw" },
+        },
+      },
+    });
+    task.spec.Resources = { Limits: { MemoryBytes: 64 }, SwapBytes: 36, MemorySwappiness: 5 };
+    const on = (engineVersion: string) => {
+      const given = input(task);
+      return containerPlan({ ...given, platform: { ...given.platform, engineVersion } });
+    };
+    expect(on("20.10.24+dfsg1").body.HostConfig).toMatchObject({
+      Binds: ["/srv:/a:ro,rslave"],
+      Mounts: [],
+      Memory: 64,
+      MemorySwap: 100,
+      MemorySwappiness: 5,
+      NetworkMode: "none",
+      ShmSize: 1,
+      VolumesFrom: ["keeper-1"],
+      Tmpfs: { "/run/web": "rw" },
+      SecurityOpt: ["credentialspec=file://spec.json"],
+    });
+    expect(on("25.0.0").body.HostConfig.Mounts).toEqual([made]);
+    made.BindOptions = { ...made.BindOptions, ReadOnlyForceRecursive: true } as never;
+    expect(() => on("24.0.0")).toThrow("ReadOnlyForceRecursive of mount /a: it needs Docker");
+  });
+
   test("the first non-internal overlay by name comes first and gives the only DNS server", () => {
     const networks = [leg("netc", "10.77.3.9"), leg("netb", "10.77.2.9"), leg("neta", "10.77.1.9")];
     const dns = { Nameservers: ["9.9.9.9"] };
