@@ -1,6 +1,7 @@
 /**
  * `shoal backup`: fetches the backup from the local manager, proves it, encrypts it if asked to (the
- * passphrase never leaves this process), and writes it whole or not at all, readable by its owner only.
+ * passphrase never leaves this process) or if the cluster is locked (by the unlock key in it), and writes it
+ * whole or not at all, readable by its owner only.
  */
 import {
   closeSync,
@@ -14,7 +15,7 @@ import {
 import { basename, dirname, join } from "node:path";
 import { ClusterError } from "../../core/errors.ts";
 import { decodeSnapshot } from "../../core/store/sqlite-snapshot.ts";
-import { type Backup, decodeBackup, encodeBackup } from "../backup.ts";
+import { type Backup, decodeBackup, encodeBackup, unlockKeyIn } from "../backup.ts";
 import { callAgent } from "./socket.ts";
 
 export type BackupFlags = { output?: string; passphraseFile?: string; socket: string };
@@ -29,7 +30,9 @@ export async function runBackup(flags: BackupFlags): Promise<void> {
   const response = await callAgent(flags.socket, "/shoal/v1/backup");
   const plain = new Uint8Array(await response.arrayBuffer());
   const backup = decodeBackup(plain);
-  const bytes = passphrase === undefined ? plain : encodeBackup(backup, passphrase);
+  const unlockKey = unlockKeyIn(backup);
+  const secret = passphrase ?? unlockKey;
+  const bytes = secret === undefined ? plain : encodeBackup(backup, secret);
   const path = flags.output ?? defaultName(backup);
   if (isToStdout) await Bun.write(Bun.stdout, bytes);
   else writeWhole(path, bytes);
@@ -37,8 +40,13 @@ export async function runBackup(flags: BackupFlags): Promise<void> {
   say(
     "It holds the key of the cluster's CA, the join tokens and all secrets: who can read it can be any node.",
   );
-  if (passphrase === undefined) {
+  if (secret === undefined) {
     say("It is not encrypted (--passphrase-file); only its owner may read the file.");
+  }
+  if (passphrase === undefined && secret !== undefined) {
+    say(
+      'The cluster is locked: the passphrase of this file is the unlock key ("docker swarm unlock-key -q"). Keep it elsewhere.',
+    );
   }
   if (backup.header.isStale) {
     say("WARNING: there was no leader: the newest changes may be missing.");

@@ -1,4 +1,4 @@
-/** The client verbs of the binary: status, backup, restore. What they do is beside them, loaded when used. */
+/** The client verbs of the binary: status, why, backup, restore. What they do is beside them, loaded when used. */
 import type { Command } from "commander";
 import { DEFAULT_SOCKET, orExit } from "./socket.ts";
 
@@ -16,13 +16,28 @@ export function addClientCommands(program: Command): void {
     );
 
   program
+    .command("why")
+    .description("why a service or a task does not run: node by node, and its last failures")
+    .argument("<service or task>", "name, id or prefix of an id")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action((ref: string, flags: { socket: string }) =>
+      orExit(async () => {
+        const { printWhy } = await import("./why.ts");
+        await printWhy(ref, flags.socket);
+      }),
+    );
+
+  program
     .command("backup")
     .description("write the whole cluster into one file; run it on a manager")
     .option(
       "--output <file>",
       "where to; - is standard output (default: named by cluster and time)",
     )
-    .option("--passphrase-file <file>", "encrypt it; the first line of the file is the passphrase")
+    .option(
+      "--passphrase-file <file>",
+      "encrypt it; the first line of the file is the passphrase (default: of a locked cluster, its unlock key)",
+    )
     .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
     .action((flags: { output?: string; passphraseFile?: string; socket: string }) =>
       orExit(async () => {
@@ -35,7 +50,10 @@ export function addClientCommands(program: Command): void {
     .command("restore")
     .description("make this node, which is in no cluster, the only manager of a backup's cluster")
     .argument("<file>", "what shoal backup wrote; - is standard input")
-    .option("--passphrase-file <file>", "of an encrypted backup")
+    .option(
+      "--passphrase-file <file>",
+      "of an encrypted backup; of a locked cluster: its unlock key",
+    )
     .option("--advertise-addr <address>", "as of docker swarm init")
     .option("--listen-addr <address>", "as of docker swarm init")
     .option("--data-path-addr <address>", "as of docker swarm init")

@@ -1,0 +1,228 @@
+/**
+ * Why a task has no node: for each node every filter that it fails, with what it has, what was asked, and
+ * what would help. The scheduler stops at a node's first failed filter and counts nodes; here nothing is
+ * decided, and everything is said.
+ *
+ * A node's verdict is of this moment: what it says to change may make room for this task only.
+ */
+import { unreachable } from "../assert.ts";
+import type { NodeId, UnixMs } from "../ids.ts";
+import type { NodeObject } from "../objects/node.ts";
+import { isTaskDead, type Task, taskName } from "../objects/task.ts";
+import type { ClusterView } from "../store/view.ts";
+import { attributeOf, type Constraint, satisfiesAll } from "./constraint.ts";
+import { FILTERS, type Filter, type Wish, wishOf } from "./filters.ts";
+import { capacityOf, hostPortsOf, type NodeInfo, observeNodes } from "./node-info.ts";
+
+export type NodeReason = {
+  filter: Filter["name"];
+  /** What the node has and what is asked of it. */
+  text: string;
+  /** What a user can do about it. */
+  fix: string;
+};
+export type NodeVerdict = {
+  nodeId: NodeId;
+  hostname: string;
+  /** None: it could take the task. */
+  reasons: NodeReason[];
+};
+
+/** Verdicts over all nodes, or over the task's own when it is bound to one; the nearest first. */
+export function verdictsOn(view: ClusterView, task: Task, nowMs: UnixMs): NodeVerdict[] {
+  const wish = wishOf(task, view);
+  const verdicts: NodeVerdict[] = [];
+  for (const info of observeNodes(view, nowMs).values()) {
+    if (task.nodeId !== undefined && info.node.id !== task.nodeId) continue;
+    verdicts.push({
+      nodeId: info.node.id,
+      hostname: nameOf(info.node),
+      reasons: FILTERS.filter((filter) => !filter.check(wish, info)).flatMap((filter) =>
+        reasonsOf(filter.name, { view, task, wish, info }),
+      ),
+    });
+  }
+  return verdicts.sort(
+    (a, b) =>
+      costOf(a) - costOf(b) ||
+      (a.hostname < b.hostname ? -1 : Number(a.hostname !== b.hostname)) ||
+      (a.nodeId < b.nodeId ? -1 : 1),
+  );
+}
+
+/** A node that is away is further off than one that lacks a label. */
+function costOf(verdict: NodeVerdict): number {
+  let cost = 0;
+  for (const { filter } of verdict.reasons) cost += FAR.has(filter) ? 10 : 1;
+  return cost;
+}
+/** A user cannot give a node another architecture, and hardly a plugin. */
+const FAR: ReadonlySet<string> = new Set(["ready", "platform", "plugin"]);
+
+type Situation = { view: ClusterView; task: Task; wish: Wish; info: NodeInfo };
+
+function reasonsOf(name: Filter["name"], situation: Situation): NodeReason[] {
+  const { wish, info, task } = situation;
+  const { node } = info;
+  const filter = name;
+  const host = nameOf(node);
+  switch (name) {
+    case "ready":
+      return [{ filter, ...notReady(node) }];
+    case "resources":
+      return lacking(wish, info).map(({ kind, wanted, free, all }) => ({
+        filter,
+        text: `${kindName(kind)}: ${amount(kind, wanted)} reserved by the task, ${amount(kind, free)} free of ${amount(kind, all)}`,
+        fix:
+          all < wanted
+            ? `reserve ${amount(kind, all)} or less (${reserveFlag(kind)}), or add a larger node`
+            : `reserve ${amount(kind, Math.max(0, free))} or less (${reserveFlag(kind)}), or move other services off ${host}`,
+      }));
+    case "plugin": {
+      const has = node.description?.Engine.Plugins ?? [];
+      return wish.plugins
+        .filter((one) => !has.some((other) => other.Type === one.type && other.Name === one.name))
+        .map((one) => ({
+          filter,
+          text: `its engine has no ${one.type.toLowerCase()} plugin ${one.name}`,
+          fix: `docker plugin install ${one.name} on ${host}`,
+        }));
+    }
+    case "constraint":
+      if (wish.constraints === undefined) {
+        return [{ filter, text: "a constraint cannot be read", fix: "correct the constraints" }];
+      }
+      return wish.constraints
+        .filter((one) => !satisfiesAll([one], node))
+        .map((one) => ({ filter, ...constraintReason(one, node) }));
+    case "platform": {
+      const { Architecture = "?", OS = "?" } = node.description?.Platform ?? {};
+      const wanted = wish.platforms.map((one) => `${one.OS || "any"}/${one.Architecture || "any"}`);
+      return [
+        {
+          filter,
+          text: `it is ${OS}/${Architecture}, the image is for ${wanted.join(", ")}`,
+          fix: "use an image for this platform too, or --no-resolve-image if it has one",
+        },
+      ];
+    }
+    case "host-port":
+      return wish.hostPorts
+        .filter((port) => info.hostPorts.has(port))
+        .map((port) => {
+          const [protocol, number] = port.split("/");
+          return {
+            filter,
+            text: `port ${number}/${protocol} of the host is ${holderOf(situation, port)}'s`,
+            fix: "publish another port, use mode ingress, or fewer replicas than nodes",
+          };
+        });
+    case "max-replicas":
+      return [
+        {
+          filter,
+          text: `it has ${info.countByService.get(task.serviceId) ?? 0} of at most ${wish.maxReplicas} tasks of the service`,
+          fix: `raise --replicas-max-per-node above ${wish.maxReplicas}, or add a node`,
+        },
+      ];
+    default:
+      // A filter that is new and not explained here yet.
+      return [{ filter, text: `it fails the filter "${name}"`, fix: "see docker node inspect" }];
+  }
+}
+
+function notReady(node: NodeObject): Pick<NodeReason, "text" | "fix"> {
+  const host = nameOf(node);
+  const { state, message } = node.status;
+  const { Availability } = node.spec;
+  if (state !== "ready") {
+    return {
+      text: `it is ${state}${message ? ` (${message})` : ""}`,
+      fix: `bring ${host} and its agent back, or docker node rm it`,
+    };
+  }
+  switch (Availability) {
+    case "pause":
+    case "drain":
+      return {
+        text: `its availability is ${Availability}`,
+        fix: `docker node update --availability active ${host}`,
+      };
+    case "active":
+      return { text: "it takes no tasks", fix: `see docker node inspect ${host}` };
+    default:
+      return unreachable(Availability);
+  }
+}
+
+function lacking(wish: Wish, info: NodeInfo) {
+  const all = capacityOf(info.node);
+  return [...wish.reservations]
+    .map(([kind, wanted]) => ({
+      kind,
+      wanted,
+      free: info.free.get(kind) ?? 0,
+      all: all.get(kind) ?? 0,
+    }))
+    .filter(({ wanted, free }) => free < wanted);
+}
+
+function constraintReason(constraint: Constraint, node: NodeObject) {
+  const { key, operator, value } = constraint;
+  const host = nameOf(node);
+  const lowerKey = key.toLowerCase();
+  const found =
+    lowerKey === "node.ip" ? node.status.addr : attributeOf(node, key, key.toLowerCase());
+  const text = `${key}${operator}${value}: ${
+    found === undefined
+      ? "there is no such attribute"
+      : found === ""
+        ? "it has none"
+        : `it has ${found}`
+  }`;
+  if (found === undefined) return { text, fix: `correct ${key}` };
+  if (lowerKey.startsWith("node.labels.")) {
+    const label = key.slice("node.labels.".length);
+    const change = operator === "==" ? `--label-add ${label}=${value}` : `--label-rm ${label}`;
+    return { text, fix: `docker node update ${change} ${host}` };
+  }
+  if (lowerKey === "node.role") {
+    const toManager = (value.toLowerCase() === "manager") === (operator === "==");
+    return { text, fix: `docker node ${toManager ? "promote" : "demote"} ${host}` };
+  }
+  return { text, fix: `docker service update --constraint-rm '${key}${operator}${value}'` };
+}
+
+function holderOf({ view, info, task }: Situation, port: string): string {
+  const holder = view
+    .tasksByNode(info.node.id)
+    .find(
+      (other) =>
+        other.id !== task.id &&
+        !isTaskDead(other.status.state) &&
+        hostPortsOf(other).includes(port),
+    );
+  return holder ? taskName(holder) : "another task";
+}
+
+function nameOf(node: NodeObject): string {
+  return node.description?.Hostname || node.id;
+}
+
+function kindName(kind: string): string {
+  if (kind === "nanoCpus") return "CPU";
+  return kind === "memoryBytes" ? "memory" : kind.replace(/^generic\//, "resource ");
+}
+
+function reserveFlag(kind: string): string {
+  if (kind === "nanoCpus") return "--reserve-cpu";
+  return kind === "memoryBytes" ? "--reserve-memory" : "--generic-resource-add";
+}
+
+const MIB = 1024 * 1024;
+
+function amount(kind: string, value: number): string {
+  if (kind === "nanoCpus") return String(Math.round(value / 1e6) / 1e3);
+  if (kind === "memoryBytes") return `${Math.floor(value / MIB)} MiB`;
+  return String(value);
+}
