@@ -50,6 +50,7 @@ import {
   STALE_AFTER_MS,
 } from "./leader-watch.ts";
 import type { Logger } from "./logger.ts";
+import type { TlsIdentity } from "../net/rpc/peer.ts";
 import { spawnWorker } from "./spawn-workers.ts";
 import { type WorkerClient, workerClient } from "./worker-client.ts";
 
@@ -72,7 +73,9 @@ export type ManagerOptions = {
   forceNewCluster?: { addr: string };
   log: Logger;
   random: Random;
-  /** Brings consensus bytes to a peer; false when they were dropped. */
+  /** What the consensus thread shows to peers; absent, all that it sends goes by sendRaft. */
+  tls?: TlsIdentity;
+  /** Brings consensus bytes to a peer to which that thread has no line; false when they were dropped. */
   sendRaft(to: NodeId, addr: string, data: Uint8Array): boolean;
   /**
    * Former members that consensus hears nothing of any more: they were cut off by force, do not know
@@ -129,6 +132,8 @@ export type Manager = {
   readLocal<T>(read: (view: ClusterView) => T): T;
   changeMembership(change: MembershipChange): Promise<void>;
   transferLeadership(to?: NodeId): Promise<void>;
+  /** The node's certificate is another one now. */
+  setTls(tls: TlsIdentity): void;
   /** `fromHost`: the address that the peer's connection came from. */
   receiveRaft(from: NodeId, data: Uint8Array, fromHost?: string): void;
   /** The transport could not reach this peer. */
@@ -220,6 +225,23 @@ export async function startManagerOver(
   const tellAwaited = () => {
     const next = !status.isLeader && (outcomeWaiters.size > 0 || appliedWaiters.length > 0);
     if (next === isAwaited) return;
+  let { tls } = options;
+  let toldLines = "";
+  /** Whom the consensus thread reaches itself, and where; the rest comes here as `send`. */
+  const tellLines = () => {
+    if (!tls) return;
+    const peers = status.members
+      .filter((member) => member.nodeId !== nodeId && takesPart(member.nodeId))
+      .map((member) => ({
+        nodeId: member.nodeId,
+        addr: roaming.addressOf(member.nodeId, member.addr),
+      }));
+    const text = JSON.stringify([tls.certificatePem, peers]);
+    if (text === toldLines) return;
+    toldLines = text;
+    consensus.notify({ type: "lines", settings: { tls, peers } });
+  };
+
     isAwaited = next;
     state.notify({ type: "awaited", isAwaited });
   };
@@ -290,11 +312,17 @@ export async function startManagerOver(
       onLeaderSeen?.();
       for (const waiter of statusWaiters) waiter();
       options.onStatus(status);
+      tellLines();
     } else {
       options.onRemoved();
     }
   });
 
+    } else if (output.type === "line-failed") {
+      roaming.failed(output.nodeId);
+      tellLines();
+    } else if (output.type === "disk-full") {
+      options.onDiskFull?.(output.isFull);
     } else if (output.type === "disk-full") {
       options.onDiskFull?.(output.isFull);
   const [stateReady, consensusReady] = await Promise.all([
@@ -349,6 +377,7 @@ export async function startManagerOver(
         statusWaiters.delete(done);
         resolve();
       };
+  tellLines();
       const timer = setTimeout(done, timeoutMs);
       statusWaiters.add(done);
     });
@@ -679,8 +708,13 @@ export async function startManagerOver(
     transferLeadership: async (to) => {
       await consensus.request(
         to === undefined ? { type: "transfer-leadership" } : { type: "transfer-leadership", to },
+    setTls: (next) => {
+      tls = next;
+      tellLines();
+    },
         { timeoutMs: 5_000 },
       );
+      tellLines();
     },
     reportUnreachable: (nodeId) => {
       roaming.failed(nodeId);
@@ -697,6 +731,7 @@ export async function startManagerOver(
       await consensus.stop({ type: "stop" });
       await state.stop({ type: "stop" });
       clearTimeout(leaderlessTimer);
+      tellLines();
       stateReader.close();
     },
   };

@@ -283,6 +283,7 @@ export function createNode(options: NodeOptions): Node {
         // A follower's own configuration may be old; what it is to know the leader tells over the
         // session. To forget a newer manager would be to have no way to answer one that leads.
         if (status.isLeader) {
+      tls: mustHave(tls, "TLS identity"),
           keepManagers(
             status.members
               .filter((m) => !m.isLearner)
@@ -684,6 +685,7 @@ export function createNode(options: NodeOptions): Node {
         throw (
           manager.leaderLost()?.error ??
           new ClusterError("unavailable", `No leader within ${LEADER_TIMEOUT_MS} ms`)
+    managing?.manager.setTls(next);
         );
       await Bun.sleep(10);
     }

@@ -65,7 +65,7 @@ export type ConsensusInput =
    * Answer `{ type: "committed", index }` once committed (not yet applied); errors: not-leader,
    * proposal-dropped, busy.
    */
-  | { type: "propose"; data: Uint8Array }
+  | { type: "propose"; data: Uint8Array; term?: number | undefined }
   /**
    * Answer `{ type: "read-ready", index }`: state applied up to it is linearizable. Works on
    * followers. Errors: no-quorum, deadline.
@@ -84,6 +84,8 @@ export type ConsensusInput =
    * compacted, and entries kept before a snapshot for members that are a little behind.
    */
   | { type: "set-compaction"; snapshotEntries: number; tailEntries: number }
+  /** Notification: peers that this thread is to reach itself from now on, and by what certificate. */
+  | { type: "lines"; settings: LineSettings }
   /** Notification: the transport could not deliver to this peer (advisory). */
   | { type: "peer-unreachable"; nodeId: NodeId }
   /** Answer `{ type: "done" }`, then the worker exits 0. */
@@ -99,12 +101,28 @@ export type ConsensusAnswer =
 
 /** Notifications of the consensus worker to main. */
 export type ConsensusOutput =
+  /** To a peer that this thread has no line to. */
   | { type: "send"; to: NodeId; data: Uint8Array }
+  /** A line of this thread could not deliver (advisory). */
+  | { type: "line-failed"; nodeId: NodeId }
   /** Leader, term or membership changed. `isLeader` is told only after the own term's first entry is applied. */
   | { type: "status-changed"; status: RaftStatus }
   /** This node was removed from the membership (entry applied here). */
   | { type: "removed" }
   | DiskFull;
+
+/** Where the peers are, `host:port`, and what a node shows them (PEM). */
+export type LineSettings = {
+  tls: { certificatePem: string; keyPem: string; caCertificatePem: string };
+  peers: { nodeId: NodeId; addr: string }[];
+};
+/** Connections to peers that the consensus thread keeps itself; made outside of core. */
+export type PeerLines = {
+  configure(settings: LineSettings): void;
+  /** False for a peer that it was not told of. */
+  send(to: NodeId, data: Uint8Array): boolean;
+  close(): void;
+};
 
 /** The thread stands still until a write has room on disk; then it goes on. */
 export type DiskFull = { type: "disk-full"; isFull: boolean };

@@ -14,12 +14,13 @@ import type { MessagePort } from "node:worker_threads";
 import { crc32 as nativeCrc32 } from "node:zlib";
 import { assert, unreachable } from "../assert.ts";
 import { ClusterError, fromErrorBody } from "../errors.ts";
-import type { RaftIndex } from "../ids.ts";
+import type { NodeId, RaftIndex } from "../ids.ts";
 import type {
   ConsensusAnswer,
   ConsensusInput,
   ConsensusOutput,
   ConsensusToState,
+  PeerLines,
   StateToConsensus,
 } from "../protocol.ts";
 import type { Random } from "../random.ts";
@@ -45,7 +46,10 @@ const COMMIT_NOTICE_MS = 1;
 type Waiter = { resolve(answer: ConsensusAnswer): void; reject(error: Error): void };
 type Init = Extract<ConsensusInput, { type: "init" }>;
 
+type MakeLines = (failed: (nodeId: NodeId) => void) => PeerLines;
+
 type Worker = {
+  lines: PeerLines | undefined;
   server: WorkerServer<ConsensusOutput>;
   state: MessagePort;
   log: SqliteLog;
@@ -59,12 +63,15 @@ type Worker = {
   tickTimer: NodeJS.Timeout | undefined;
 };
 
-/** Serves ConsensusInput in this worker thread. */
-export function startConsensusWorker(): void {
+/**
+ * Serves ConsensusInput in this worker thread. With `makeLines` it sends to peers itself, once it was told
+ * where they are; without, main does.
+ */
+export function startConsensusWorker(makeLines?: MakeLines): void {
   useNativeCrc32(nativeCrc32);
   let worker: Worker | undefined;
   const begin = async (init: Init, port: MessagePort): Promise<ConsensusAnswer> => {
-    worker = await open(init, port, server);
+    worker = await open(init, port, server, makeLines);
     const { lost } = worker.log;
     const status = raftStatus(worker.host.raft);
     return { type: "ready", status, ...(lost === undefined ? {} : { lost }) };
@@ -87,6 +94,7 @@ async function open(
   init: Init,
   state: MessagePort,
   server: WorkerServer<ConsensusOutput>,
+  makeLines: MakeLines | undefined,
 ): Promise<Worker> {
   const line = await openedState(state);
   const { appliedIndex } = line;
@@ -112,7 +120,12 @@ async function open(
       { details: { isDamaged: true } },
     );
   }
+  const lines = makeLines?.((nodeId) => {
+    push(worker, { type: "peer-unreachable", nodeId });
+    server.notify({ type: "line-failed", nodeId });
+  });
   const worker: Worker = {
+    lines,
     server,
     state,
     log,
@@ -132,7 +145,9 @@ async function open(
       log.stored,
       {
         storage: log,
-        send: (to, data) => server.notify({ type: "send", to, data }),
+        send: (to, data) => {
+          if (lines?.send(to, data) !== true) server.notify({ type: "send", to, data });
+        },
         state: statePort(state),
         answer: (answer) => settle(worker, answer),
         statusChanged: (status) => server.notify({ type: "status-changed", status }),
@@ -298,7 +313,7 @@ function handleEarly(
   server: WorkerServer<ConsensusOutput>,
   input: Exclude<ConsensusInput, Init>,
 ): ConsensusAnswer | undefined {
-  if (input.type === "peer-message" || input.type === "peer-unreachable") return undefined;
+  if (["peer-message", "peer-unreachable", "lines"].includes(input.type)) return undefined;
   if (input.type === "stop") {
     setImmediate(() => server.exit());
     return { type: "done" };
@@ -338,6 +353,9 @@ function handle(
     case "set-compaction":
       worker.host.options.snapshotEntries = Math.max(1, input.snapshotEntries);
       worker.host.options.tailEntries = Math.max(0, input.tailEntries);
+      return undefined;
+    case "lines":
+      worker.lines?.configure(input.settings);
       return undefined;
     case "peer-unreachable":
       push(worker, { type: "peer-unreachable", nodeId: input.nodeId });
@@ -435,6 +453,7 @@ function stop(worker: Worker): void {
   clearTimeout(worker.tickTimer);
   clearTimeout(worker.noticeTimer);
   worker.isStopped = true;
+  worker.lines?.close();
   worker.state.close();
   // After the answer, which is posted when this task's promises have run.
   setImmediate(() => {

@@ -50,6 +50,7 @@ async function main(config: MemberConfig): Promise<void> {
     ...(config.founding ? { bootstrap: { addr } } : {}),
     log,
     random: systemRandom,
+    tls: config.tls,
     sendRaft: (to, peerAddr, data) => pool.note(to, peerAddr, "raft", { data }),
     lastKnownAddr: (peer) => members.find((m) => m.nodeId === peer)?.addr,
     forwardProposal: async (leader, data, timeoutMs) => {

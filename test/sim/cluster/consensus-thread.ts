@@ -177,7 +177,9 @@ export function startConsensusThread(options: {
           open();
         });
       case "propose":
-        return request((requestId) => push({ type: "proposal", requestId, data: input.data }));
+        return request((requestId) =>
+          push({ type: "proposal", requestId, data: input.data, term: input.term }),
+        );
       case "read-index":
         return request((requestId) => push({ type: "read-index", requestId }));
       case "change-membership":
@@ -198,6 +200,9 @@ export function startConsensusThread(options: {
         return undefined;
       case "set-compaction":
         // The simulator's own small thresholds stay, so that logs are cut often.
+        return undefined;
+      case "lines":
+        // The simulator's managers have no certificate: main brings all messages.
         return undefined;
       case "peer-unreachable":
         push({ type: "peer-unreachable", nodeId: input.nodeId });
