@@ -360,7 +360,7 @@ const isOvertaken = (error: unknown) =>
       if (caller.role !== "manager") {
         throw new ClusterError("forbidden", "Only managers propose: this node is a worker");
       }
-      return { index: await manager.proposeAsLeader(params.data) };
+      return { index: await manager.proposeAsLeader(params.data, params.term) };
     },
     "raft-join": async (params, connection) => {
       mustLead();

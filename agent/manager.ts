@@ -10,7 +10,8 @@
  *      whatever the old leader appended is now either committed or gone for ever);
  *   2. if the outcome has been seen by then, it is the answer; if not, the same proposal is sent
  *      again: a leader of a later term has never had it, and the same leader, which may still be
- *      about to commit it, knows it by its id and appends it once (proposeAsLeader). Only when a
+ *      about to commit it, knows it by its id and appends it once (proposeAsLeader). Each attempt is
+ *      for one term, so that one that was long under way is not appended later. Only when a
  *      snapshot was installed meanwhile is the outcome unknown for good (it may lie inside), and the
  *      caller is told so.
  *
@@ -63,7 +64,7 @@ const LEADER_POLL_MS = 50;
 /** A leader without room hands over; so long a proposal waits for the next one. */
 const HANDOVER_WAIT_MS = 5_000;
 const FORWARD_TIMEOUT_MS = 5_000;
-/** Proposals of a term that a leader knows again. */
+/** Proposals that a leader knows again when they come a second time. */
 const TAKEN_MAX = 20_000;
 
 export type ManagerOptions = {
@@ -85,9 +86,9 @@ export type ManagerOptions = {
   /** Where a node was known to be, for one that is not in the own configuration (yet): a joining
    * node answers a leader of whose membership it has no entry. */
   lastKnownAddr(nodeId: NodeId): string | undefined;
-  /** Brings an encoded proposal to the leader; resolves when it is committed there. */
+  /** Brings an encoded proposal to the leader of that term; resolves when it is committed there. */
   forwardProposal(
-    leader: { nodeId: NodeId; addr: string },
+    leader: { nodeId: NodeId; addr: string; term: number },
     data: Uint8Array,
     timeoutMs: number,
   ): Promise<void>;
@@ -112,8 +113,11 @@ export type Manager = {
   freshStatus(): Promise<RaftStatus>;
   propose(actions: StoreAction[], mode?: Proposal["mode"]): Promise<{ index: RaftIndex }>;
   proposeRaw(proposal: Proposal): Promise<{ index: RaftIndex }>;
-  /** Appends encoded bytes as the leader; resolves when committed. @throws not-leader, proposal-dropped, busy. */
-  proposeAsLeader(data: Uint8Array): Promise<RaftIndex>;
+  /**
+   * Appends encoded bytes as the leader of `term` (the one known here, when undefined); resolves when
+   * committed. @throws {ClusterError} not-leader (also in another term), proposal-dropped, busy.
+   */
+  proposeAsLeader(data: Uint8Array, term?: number): Promise<RaftIndex>;
   /**
    * Linearizable. With `onStale` a read that finds no leader for STALE_AFTER_MS is answered all the
    * same, and `onStale` is called; without, it fails.
@@ -506,33 +510,34 @@ export async function startManagerOver(
   };
 
   /**
-   * What was given to consensus in this term. A proposal whose answer was lost comes again, and must not
-   * be appended beside itself: a barrier of the same term does not tell what became of it.
+   * What was given to consensus, and for which term. A proposal whose answer was lost comes again, and must
+   * not be appended beside itself: a barrier of the same term does not tell what became of it.
    */
-  let taken = { term: 0, byId: new Map<string, Promise<RaftIndex>>() };
-  const proposeAsLeader = (data: Uint8Array): Promise<RaftIndex> => {
-    if (taken.term !== status.term) taken = { term: status.term, byId: new Map() };
-    const { byId } = taken;
+  const taken = new Map<string, { term: number; work: Promise<RaftIndex> }>();
+  const proposeAsLeader = (data: Uint8Array, term = status.term): Promise<RaftIndex> => {
     const id = proposalIdOf(data);
-    const known = byId.get(id);
-    if (known) return known;
-    const work = proposeOnce(data);
-    byId.set(id, work);
-    const [oldest] = byId.keys();
-    if (byId.size > TAKEN_MAX && oldest !== undefined) byId.delete(oldest);
+    const known = taken.get(id);
+    if (known?.term === term) return known.work;
+    const work = proposeOnce(data, term);
+    // One that was long under way: consensus refuses it, and what is known of a later term stays.
+    if (known && known.term > term) return work;
+    taken.delete(id);
+    taken.set(id, { term, work });
+    const [oldest] = taken.keys();
+    if (taken.size > TAKEN_MAX && oldest !== undefined) taken.delete(oldest);
     work.catch((error: unknown) => {
       // It was not appended; whoever waits for it is told so.
       const isUntaken =
         error instanceof ClusterError &&
         (["not-leader", "busy"].includes(error.code) || error.details["reason"] === NO_SPACE);
-      if (isUntaken) byId.delete(id);
+      if (isUntaken && taken.get(id)?.work === work) taken.delete(id);
     });
     return work;
   };
-  const proposeOnce = async (data: Uint8Array): Promise<RaftIndex> => {
+  const proposeOnce = async (data: Uint8Array, term: number): Promise<RaftIndex> => {
     refuseWithoutSpace();
     const answer = await consensus.request(
-      { type: "propose", data },
+      { type: "propose", data, term },
       { timeoutMs: PROPOSE_TIMEOUT_MS },
     );
     assert(answer.type === "committed", "propose is answered by committed");
@@ -542,7 +547,7 @@ export async function startManagerOver(
   const leaderAddress = () => {
     if (!status.leaderId) return undefined;
     const member = status.members.find((m) => m.nodeId === status.leaderId);
-    return member ? { nodeId: member.nodeId, addr: member.addr } : undefined;
+    return member ? { nodeId: member.nodeId, addr: member.addr, term: status.term } : undefined;
   };
 
   /** Rejects as soon as another leads: a leader that stands still answers nothing until it wakes. */

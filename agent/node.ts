@@ -262,8 +262,7 @@ export function createNode(options: NodeOptions): Node {
           leader.nodeId,
           leader.addr,
           "propose",
-          { data },
-    acceptLoss?: boolean;
+          { data, term: leader.term },
           { timeoutMs },
         );
       },

@@ -63,7 +63,7 @@ export type ConsensusInput =
     }
   /**
    * Answer `{ type: "committed", index }` once committed (not yet applied); errors: not-leader,
-   * proposal-dropped, busy.
+   * proposal-dropped, busy. With `term` it is appended in that term or not at all (not-leader).
    */
   | { type: "propose"; data: Uint8Array; term?: number | undefined }
   /**

@@ -119,8 +119,11 @@ export type RaftInput =
   /** `isLate`: the clock was stalled; messages may wait unread, so nothing is concluded from silence. */
   | { type: "tick"; isLate?: boolean }
   | { type: "message"; from: NodeId; message: Message }
-  /** Without `requestId` nobody is told what became of it. */
-  | { type: "proposal"; requestId?: number; data: Uint8Array }
+  /**
+   * Without `requestId` nobody is told what became of it. With `term` it is for this leader of that
+   * term only: one that was long under way must not be appended after it was brought to another.
+   */
+  | { type: "proposal"; requestId?: number; data: Uint8Array; term?: number | undefined }
   | { type: "conf-change"; requestId: number; change: MembershipChange }
   | { type: "read-index"; requestId: number }
   | { type: "transfer"; requestId: number; to?: NodeId }
@@ -314,7 +317,7 @@ export function step(raft: Raft, input: RaftInput): void {
       stepMessage(raft, input.from, input.message);
       break;
     case "proposal":
-      stepProposal(raft, input.data, input.requestId);
+      stepProposal(raft, input);
       break;
     case "conf-change":
       stepMembershipChange(raft, input.change, input.requestId);
@@ -563,7 +566,7 @@ function useConfiguration(raft: Raft): void {
 /**
  * A removed member is replicated to for a while, not counted, so that it learns of its removal. It may
  * have deleted its log already and begin anew: the epoch of its old membership would tell it that it
- * has joined, and it would act on old configurations (seed 12543: a snapshot in which it was the only
+ * has joined, and it would act on old configurations (a seed showed it: a snapshot in which it was the only
  * voter). So it is told that it has not, until it is added again.
  */
 function keepLeaving(raft: Raft, nodeId: NodeId): void {
@@ -1166,8 +1169,15 @@ function checkProposal(raft: Raft, sizeBytes: number, what: string): Refusal | u
   return undefined;
 }
 
-function stepProposal(raft: Raft, data: Uint8Array, requestId: number | undefined): void {
-  const refusal = checkProposal(raft, data.byteLength, "propose");
+function checkTerm(raft: Raft, term: number | undefined): Refusal | undefined {
+  if (term === undefined || term === raft.term) return undefined;
+  const message = `Cannot propose: it was for the leader of term ${term}, the term is ${raft.term} now`;
+  return { code: "not-leader", message };
+}
+
+function stepProposal(raft: Raft, input: Extract<RaftInput, { type: "proposal" }>): void {
+  const { data, requestId, term } = input;
+  const refusal = checkProposal(raft, data.byteLength, "propose") ?? checkTerm(raft, term);
   if (refusal) {
     refuse(raft, requestId, refusal);
     return;

@@ -95,11 +95,12 @@ export type RpcMethods = {
   "node-leave": { role: "worker"; params: { force: boolean }; result: Record<string, never> };
   /**
    * Forwarded write: answered once committed; the caller learns the outcome when it applies the
-   * entry itself. `data` is encodeProposal's.
+   * entry itself. `data` is encodeProposal's. `term`: in which the caller knows the callee to lead; in
+   * another one it is refused (not-leader), and nothing was appended.
    */
   propose: {
     role: "manager";
-    params: { data: Uint8Array };
+    params: { data: Uint8Array; term?: number };
     result: { index: RaftIndex };
   };
   /** The caller, certified as manager, becomes a learner and then a voter. */

@@ -53,8 +53,8 @@ async function main(config: MemberConfig): Promise<void> {
     tls: config.tls,
     sendRaft: (to, peerAddr, data) => pool.note(to, peerAddr, "raft", { data }),
     lastKnownAddr: (peer) => members.find((m) => m.nodeId === peer)?.addr,
-    forwardProposal: async (leader, data, timeoutMs) => {
-      await pool.request(leader.nodeId, leader.addr, "propose", { data }, { timeoutMs });
+    forwardProposal: async ({ nodeId, addr, term }, data, timeoutMs) => {
+      await pool.request(nodeId, addr, "propose", { data, term }, { timeoutMs });
     },
     onStateOutput: (output) => holder.rpc?.onStateOutput(output),
     onStatus: (status) => process.send?.({ type: "status", status }),

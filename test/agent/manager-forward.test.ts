@@ -6,14 +6,15 @@ import { type Manager, startManagerOver } from "../../agent/manager.ts";
 import { createMemoryRows } from "../../core/store/memory-rows.ts";
 import type { WorkerClient } from "../../agent/worker-client.ts";
 import { ClusterError } from "../../core/errors.ts";
-import type {
-  ConsensusAnswer,
-  ConsensusInput,
-  ConsensusOutput,
-  RaftStatus,
-  StateAnswer,
-  StateInput,
-  StateOutput,
+import {
+  type ConsensusAnswer,
+  type ConsensusInput,
+  type ConsensusOutput,
+  encodeProposal,
+  type RaftStatus,
+  type StateAnswer,
+  type StateInput,
+  type StateOutput,
 } from "../../core/protocol.ts";
 import { seededRandom } from "../../core/random.ts";
 
@@ -21,7 +22,7 @@ import { seededRandom } from "../../core/random.ts";
 function fakeWorker<I, A, O>(answer: (input: I) => A) {
   let handler: (output: O) => void = () => undefined;
   const client: WorkerClient<I, A, O> = {
-    request: (input) => Promise.resolve(answer(input)),
+    request: async (input) => answer(input),
     notify: () => undefined,
     onOutput: (next) => {
       handler = next;
@@ -42,9 +43,15 @@ const led = (term: number, leaderId: string): RaftStatus => ({
 });
 
 /** Follower `a` of leader `b`; `forward` plays the leaders. */
-async function follower(forward: (leaderId: string) => Promise<void>) {
+async function follower(forward: (leaderId: string, term: number) => Promise<void>) {
+  const given: (number | undefined)[] = [];
   const consensus = fakeWorker<ConsensusInput, ConsensusAnswer, ConsensusOutput>((input) => {
     if (input.type === "init") return { type: "ready", status: led(1, "b") };
+    if (input.type === "propose") {
+      given.push(input.term);
+      if (input.term !== 3) throw new ClusterError("not-leader", "Another term");
+      return { type: "committed", index: 9 };
+    }
     return input.type === "read-index" ? { type: "read-ready", index: 1 } : { type: "done" };
   });
   const state = fakeWorker<StateInput, StateAnswer, StateOutput>((input) =>
@@ -59,7 +66,7 @@ async function follower(forward: (leaderId: string) => Promise<void>) {
       random: seededRandom(1),
       sendRaft: () => true,
       lastKnownAddr: () => undefined,
-      forwardProposal: (leader) => forward(leader.nodeId),
+      forwardProposal: (leader) => forward(leader.nodeId, leader.term),
       onStateOutput: () => undefined,
       onStatus: () => undefined,
       onRemoved: () => undefined,
@@ -85,15 +92,15 @@ async function follower(forward: (leaderId: string) => Promise<void>) {
     port1.close();
     port2.close();
   };
-  return { manager, stop, consensus, state };
+  return { manager, stop, consensus, state, given };
 }
 
 const PROPOSAL = { id: "p1", atMs: 0, mode: "all", actions: [] } as const;
 
 test("a write at a leader that stands still goes to the next one as soon as that leads", async () => {
   const asked: string[] = [];
-  const { manager, stop, consensus, state } = await follower((leaderId) => {
-    asked.push(leaderId);
+  const { manager, stop, consensus, state } = await follower((leaderId, term) => {
+    asked.push(`${leaderId} of term ${term}`);
     if (leaderId === "b") return new Promise(() => undefined);
     const outcome = { type: "applied", index: 2, droppedCount: 0 } as const;
     const outcomes = [{ proposalId: PROPOSAL.id, outcome }];
@@ -104,9 +111,22 @@ test("a write at a leader that stands still goes to the next one as soon as that
   const startedMs = performance.now();
   consensus.say({ type: "status-changed", status: led(2, "c") });
   expect(await writing).toEqual({ index: 2 });
-  expect(asked).toEqual(["b", "c"]);
+  expect(asked).toEqual(["b of term 1", "c of term 2"]);
   // Not the time limit of the request to the old leader.
   expect(performance.now() - startedMs).toBeLessThan(2_000);
+  await stop();
+});
+
+test("a forwarded write is appended once in the term that it is for, and in no other", async () => {
+  const { manager, stop, consensus, given } = await follower(() => Promise.resolve());
+  consensus.say({ type: "status-changed", status: { ...led(3, "a"), isLeader: true } });
+  const data = encodeProposal({ ...PROPOSAL, actions: [] });
+  expect(await manager.proposeAsLeader(data, 3)).toBe(9);
+  // It was long under way to an earlier time as leader: refused, and the later one is known as before.
+  expect(manager.proposeAsLeader(data, 1)).rejects.toThrow("Another term");
+  expect(await manager.proposeAsLeader(data, 3)).toBe(9);
+  expect(await manager.proposeAsLeader(data)).toBe(9);
+  expect(given).toEqual([3, 1]);
   await stop();
 });
 

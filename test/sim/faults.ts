@@ -27,10 +27,18 @@ export type Faults = {
   /** A node dies, at a duty of its loop that is drawn too. */
   crashesPerSecond: number;
   downMsMax: number;
+  /** All nodes die within moments, each at a duty of its own, and return each in its own time. */
+  blackoutsPerSecond: number;
   /** A crash also loses what the state machine wrote last (state.db has no fsync of its own). */
   stateLossRate: number;
   /** An election has been won: the winner dies, or is cut off, within `attackMsMax`. */
   leaderAttackRate: number;
+  /** Of these strikes, those that kill; the others cut off. */
+  leaderCrashShare: number;
+  /** Of those cut off, the ones that still hear one node (or themselves). */
+  friendShare: number;
+  /** Of these strikes, those that come at once: what the winner sends first is still under way. */
+  attackAtOnceShare: number;
   /** An election begins: another node dies within `attackMsMax`, and is soon back. */
   electionAttackRate: number;
   attackMsMax: number;
@@ -61,7 +69,12 @@ export type Faults = {
 
 export function drawFaults(random: Random): Faults {
   const faults = drawIndependent(random);
-  return random.next() < 0.35 ? { ...faults, ...drawTurmoil(random) } : faults;
+  const profile = random.next();
+  if (profile < 0.25) return faults;
+  if (profile < 0.4) return { ...faults, ...drawTurmoil(random) };
+  if (profile < 0.65) return { ...faults, ...drawRaces(random) };
+  if (profile < 0.8) return { ...faults, ...drawSuccession(random) };
+  return { ...faults, ...drawComing(random) };
 }
 
 /** Elections all the time, each struck at its most delicate moments: the rare orders need many tries. */
@@ -74,8 +87,82 @@ function drawTurmoil(random: Random): Partial<Faults> {
     electionTicks: whole(2, 5),
     partitionMsMax: whole(200, 1_500),
     downMsMax: whole(1, 800),
+    blackoutsPerSecond: random.next() < 0.4 ? 0 : 0.3 + random.next() * 1.5,
     appendBytesMax: random.next() < 0.6 ? 1 : whole(40, 300),
     membershipsPerSecond: random.next() < 0.5 ? 0 : whole(1, 8),
+  };
+}
+
+/** Candidates race, their requests are long under way, and those who are to vote die and return meanwhile. */
+function drawRaces(random: Random): Partial<Faults> {
+  const chance = (probability: number) => random.next() < probability;
+  const whole = (min: number, max: number) => min + Math.floor(random.next() * (max - min + 1));
+  const latencyMsMax = whole(20, 90);
+  return {
+    latencyMsMax,
+    electionTicks: 2,
+    electionAttackRate: 0.8 + random.next() * 0.2,
+    leaderAttackRate: 1,
+    leaderCrashShare: random.next(),
+    attackMsMax: latencyMsMax * whole(1, 2),
+    downMsMax: whole(1, 15),
+    partitionMsMax: whole(300, 800),
+    fsyncMsMax: chance(0.5) ? 0 : whole(1, 10),
+    crashesPerSecond: chance(0.5) ? 0 : random.next(),
+    partitionsPerSecond: 0,
+    pausesPerSecond: 0,
+    spikeRate: 0.1 + random.next() * 0.2,
+    spikeMs: whole(30, 200),
+    membershipsPerSecond: chance(0.8) ? 0 : whole(1, 4),
+  };
+}
+
+/**
+ * One leader after the other is struck within a few messages of its election, and is back an election or
+ * two later: entries of several terms, each on few logs, that are taken up again and again.
+ */
+function drawSuccession(random: Random): Partial<Faults> {
+  const chance = (probability: number) => random.next() < probability;
+  const whole = (min: number, max: number) => min + Math.floor(random.next() * (max - min + 1));
+  const electionTicks = whole(2, 3);
+  const absenceMs = electionTicks * 100 * whole(2, 4);
+  const latencyMsMax = whole(5, 40);
+  return {
+    latencyMsMax,
+    leaderAttackRate: 1,
+    leaderCrashShare: chance(0.6) ? 0 : random.next(),
+    friendShare: chance(0.7) ? 0 : random.next(),
+    attackAtOnceShare: random.next(),
+    attackMsMax: latencyMsMax * whole(2, 4),
+    electionAttackRate: chance(0.7) ? 0 : random.next() * 0.5,
+    electionTicks,
+    partitionMsMax: absenceMs,
+    downMsMax: chance(0.3) ? whole(1, 50) : absenceMs,
+    appendBytesMax: chance(0.8) ? 1 : whole(40, 300),
+    dropRate: chance(0.7) ? 0 : 0.05,
+    spikeRate: chance(0.8) ? 0 : 0.02,
+    crashesPerSecond: 0,
+    partitionsPerSecond: 0,
+    pausesPerSecond: chance(0.8) ? 0 : 0.2,
+    snapshotEntries: chance(0.8) ? 10_000 : whole(10, 60),
+    membershipsPerSecond: chance(0.8) ? 0 : whole(1, 4),
+  };
+}
+
+/** Members come and go all the time, some as they were, some with nothing; logs are cut short. */
+function drawComing(random: Random): Partial<Faults> {
+  const chance = (probability: number) => random.next() < probability;
+  const whole = (min: number, max: number) => min + Math.floor(random.next() * (max - min + 1));
+  return {
+    membershipsPerSecond: whole(3, 12),
+    snapshotEntries: whole(5, 25),
+    tailEntries: chance(0.7) ? whole(0, 3) : whole(4, 20),
+    electionTicks: chance(0.5) ? 10 : whole(2, 5),
+    crashesPerSecond: chance(0.4) ? 0 : random.next() * 1.5,
+    partitionsPerSecond: chance(0.4) ? 0 : random.next() * 0.7,
+    partitionMsMax: whole(300, 2_500),
+    pausesPerSecond: chance(0.7) ? 0 : random.next() * 0.4,
+    dropRate: chance(0.6) ? 0 : random.next() * 0.1,
   };
 }
 
@@ -98,8 +185,12 @@ function drawIndependent(random: Random): Faults {
     partitionMsMax: whole(300, 4_000),
     crashesPerSecond: sometimes(0.6, 1.2),
     downMsMax: chance(0.3) ? whole(1, 50) : whole(50, 2_500),
+    blackoutsPerSecond: sometimes(0.2, 0.4),
     stateLossRate: sometimes(0.5, 1),
     leaderAttackRate: sometimes(0.5, 0.9),
+    leaderCrashShare: 0.6,
+    friendShare: 0.5,
+    attackAtOnceShare: 0,
     electionAttackRate: sometimes(0.4, 0.8),
     attackMsMax: whole(5, 300),
     electionTicks: 10,

@@ -22,12 +22,6 @@ test.each([
     expect([what, count > 5]).toEqual([what, true]);
 });
 
-// A removed member began anew with an empty log while the leader still told it of its removal, took
-// that for its membership, and was given a snapshot in which it had been the only voter: it led.
-test("Cluster: membership: a removed member that begins anew is no voter of old", () => {
-  expect(simulate({ seed: 12_543, nodeCount: 3 }).violations).toEqual([]);
-});
-
 test("Cluster: the same seed gives the same life", () => {
   const lines: string[][] = [[], []];
   for (const trace of lines) {

@@ -13,6 +13,7 @@ import { committedLog } from "./checkers/committed-log.ts";
 import { electionSafety } from "./checkers/election-safety.ts";
 import { linearizableReads } from "./checkers/linearizable-reads.ts";
 import { checkLogMatching } from "./checkers/log-matching.ts";
+import { memberships } from "./checkers/memberships.ts";
 import { stateEquality } from "./checkers/state-equality.ts";
 import { createDisk } from "./disk.ts";
 import { drawFaults, type Faults } from "./faults.ts";
@@ -88,6 +89,7 @@ type Simulation = {
   check: {
     elections: ReturnType<typeof electionSafety>;
     committed: ReturnType<typeof committedLog>;
+    memberships: ReturnType<typeof memberships>;
     states: ReturnType<typeof stateEquality>;
     acknowledged: ReturnType<typeof acknowledgedProposals>;
     reads: ReturnType<typeof linearizableReads>;
@@ -182,6 +184,7 @@ function build(options: SimulationOptions): Simulation {
     createNode(id, createDisk(), TICK_MS * (1 + (random.next() - 0.5) * faults.tickSkew)),
   );
   foundCluster(nodes.slice(0, nodeCount));
+  const committed = committedLog(report);
   const sim: Simulation = {
     world,
     random,
@@ -212,7 +215,8 @@ function build(options: SimulationOptions): Simulation {
     },
     check: {
       elections: electionSafety(report),
-      committed: committedLog(report),
+      committed,
+      memberships: memberships(report, committed),
       states: stateEquality(report),
       acknowledged: acknowledgedProposals(report),
       reads: linearizableReads(report),
@@ -259,6 +263,7 @@ function observe(sim: Simulation, node: SimNode): void {
     attackElection(sim, node);
   }
   node.seenCommit = sim.check.committed.observe(raft, node.seenCommit);
+  sim.check.memberships.observe(raft);
 }
 
 function startLogChecks(sim: Simulation): void {
@@ -470,6 +475,10 @@ function startFaults(sim: Simulation): void {
     const node = random.next() < 0.4 ? pickLeader(sim) : pickNode(sim);
     if (node) crashSoon(sim, node, faults.downMsMax);
   });
+  repeat(sim, faults.blackoutsPerSecond, () => {
+    context.events.trace(nodes[0] as SimNode, "blackout"); // never empty
+    for (const node of nodes) if (node.host) crashSoon(sim, node, faults.downMsMax);
+  });
 }
 
 function crashSoon(sim: Simulation, node: SimNode, downMsMax: number): void {
@@ -487,33 +496,40 @@ function crashSoon(sim: Simulation, node: SimNode, downMsMax: number): void {
   });
 }
 
-/** The windows in which raft is most delicate are short: strike in them. */
+/** The windows in which raft is most delicate are short: strike in them, and again while it leads. */
 function attackLeader(sim: Simulation, leader: SimNode): void {
   const { faults, random, world, network, nodes } = sim;
   if (sim.isCalm || random.next() >= faults.leaderAttackRate) return;
-  const isCrash = random.next() < 0.6;
-  world.schedule(random.next() * faults.attackMsMax, () => {
-    if (sim.isCalm || !leader.host) return;
+  const term = leader.host?.raft.term;
+  const isCrash = random.next() < faults.leaderCrashShare;
+  const isAtOnce = random.next() < faults.attackAtOnceShare;
+  world.schedule(isAtOnce ? 0 : random.next() * faults.attackMsMax, () => {
+    const raft = leader.host?.raft;
+    if (sim.isCalm || raft?.role !== "leader" || raft.term !== term) return;
     if (isCrash) {
       crashSoon(sim, leader, faults.downMsMax);
       return;
     }
     // Cut off, but for one node perhaps.
-    const friend = random.next() < 0.5 ? pick(random, nodes) : undefined;
+    const friend = random.next() < faults.friendShare ? pick(random, nodes) : undefined;
     const lastsMs = random.next() * faults.partitionMsMax;
     for (const other of nodes) {
       if (other === friend) continue;
       network.cut({ from: leader.id, to: other.id }, lastsMs);
       network.cut({ from: other.id, to: leader.id }, lastsMs);
     }
+    world.schedule(lastsMs, () => attackLeader(sim, leader));
   });
 }
 
 function attackElection(sim: Simulation, candidate: SimNode): void {
   const { faults, random, world, nodes } = sim;
   if (sim.isCalm || random.next() >= faults.electionAttackRate) return;
-  const victim = pick(random, nodes);
-  if (!victim || victim === candidate) return;
+  const victim = pick(
+    random,
+    nodes.filter((node) => node.host && node !== candidate),
+  );
+  if (!victim) return;
   world.schedule(random.next() * faults.attackMsMax, () => {
     if (!sim.isCalm && victim.host) crashSoon(sim, victim, 20);
   });

@@ -1,6 +1,7 @@
 /** Rules of the paper and the thesis, one member at a time; whole clusters are simulated in test/sim. */
 import { describe, expect, test } from "bun:test";
 import { configurationOf, encodeConfiguration } from "../../../core/raft/configuration.ts";
+import { lastIndex } from "../../../core/raft/log.ts";
 import { type Entry, type Message, NO_BYTES } from "../../../core/raft/messages.ts";
 import {
   createRaft,
@@ -321,6 +322,25 @@ describe("commitment", () => {
     accept(raft, "c", 4, 4);
     expect(raft.progress.get("c")?.matchIndex).toBe(4);
   });
+
+  // It may have begun anew with an empty log while the leader still tells it of its removal. Taking that for
+  // its membership, it was given a snapshot in which it had been the only voter, and led (found by a seed).
+  test("a removed member is told that it has not joined, whatever its log will hold", () => {
+    const raft = member("a b c");
+    elect(raft, "b");
+    accept(raft, "b", 2);
+    accept(raft, "c", 2);
+    const change = { type: "remove", nodeId: "c" } as const;
+    const removal = give(raft, { type: "conf-change", requestId: 1, change });
+    const told = [...removal.sent, ...accept(raft, "b", 3).sent, ...ticks(raft, 2).sent];
+    const toRemoved = told.filter(({ to }) => to === "c").map(({ message }) => message);
+    const epochs = toRemoved.flatMap((message) => ("epoch" in message ? [message.epoch] : []));
+    expect(epochs.length).toBeGreaterThan(0);
+    for (const epoch of epochs) expect(epoch).toBe(Number.MAX_SAFE_INTEGER);
+    const anew = member("a", { joinedIndex: Number.MAX_SAFE_INTEGER });
+    ticks(anew, 3 * ELECTION_TICKS);
+    expect(anew.role).toBe("follower");
+  });
 });
 
 describe("disturbance", () => {
@@ -506,6 +526,17 @@ describe("proposals", () => {
     expect(propose(raft, 80)).toMatchObject({ refusal: { code: "busy" } });
     accept(raft, "b", 3);
     expect(propose(raft, 80)).toBeUndefined();
+  });
+
+  test("for the leader of another term are refused, and not appended", () => {
+    const raft = member("a b c");
+    elect(raft, "b");
+    const last = lastIndex(raft.log);
+    const late = { type: "proposal", requestId: 1, data: NO_BYTES, term: raft.term - 1 } as const;
+    expect(give(raft, late).answers).toMatchObject([{ refusal: { code: "not-leader" } }]);
+    expect(lastIndex(raft.log)).toBe(last);
+    give(raft, { ...late, requestId: 2, term: raft.term });
+    expect(lastIndex(raft.log)).toBe(last + 1);
   });
 
   test("that another leader replaced are said to be dropped, those unknown to be unknown", () => {

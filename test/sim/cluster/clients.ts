@@ -25,7 +25,7 @@ import type { VirtualTime } from "./virtual-time.ts";
 export type ClientRecords = {
   writes: WriteRecord[];
   witnessed: WitnessedOperation[];
-  /** The marks of nodes, as registers. */
+  /** The marks of nodes and of the note, as registers. */
   registers: Operation[];
 };
 
@@ -452,6 +452,39 @@ export async function activateAll(session: Session): Promise<void> {
   }
 }
 
+/** Writes a note without a word of what it was before, so that nothing but its id keeps it from twice; or reads it. */
+async function useNote(session: Session): Promise<void> {
+  const { random } = session;
+  const startMs = session.nowMs();
+  const note = await read(
+    session,
+    () => [],
+    (view) => view.configs()[0],
+  );
+  if (!note) {
+    const object = { id: newId(random), spec: { Name: "note" } };
+    await write(session, [{ type: "create", table: "config", object }]);
+    return;
+  }
+  const isRead = random.next() < 0.3;
+  const value = isRead ? (note.spec.Labels?.[MARK] ?? null) : newId(random).slice(0, 8);
+  const operation: Operation = {
+    process: session.clientName,
+    key: `config/${note.id}`,
+    op: isRead ? "read" : "write",
+    value,
+    startMs: isRead ? startMs : session.nowMs(),
+    endMs: isRead ? session.nowMs() : Number.POSITIVE_INFINITY,
+    outcome: isRead ? "ok" : "unknown",
+  };
+  session.records.registers.push(operation);
+  if (isRead) return;
+  const set = { spec: { ...note.spec, Labels: { [MARK]: value ?? "" } } };
+  const result = await write(session, [{ type: "update", table: "config", id: note.id, set }]);
+  operation.endMs = session.nowMs();
+  operation.outcome = "index" in result ? "ok" : "fail";
+}
+
 /** A change that every node is told of: what it has missed before shows by the gap. */
 export async function touchAll(session: Session): Promise<void> {
   const { id, subnet } = await session.manager.read((view) => ({
@@ -465,8 +498,9 @@ export async function touchAll(session: Session): Promise<void> {
 /** One thing that a user does. */
 export async function act(session: Session): Promise<void> {
   const roll = session.random.next();
-  if (roll < 0.6) await changeService(session);
-  else if (roll < 0.68) await changeNetwork(session);
+  if (roll < session.faults.noteShare) await useNote(session);
+  else if (roll < 0.65) await changeService(session);
+  else if (roll < 0.72) await changeNetwork(session);
   else await useRegister(session);
 }
 

@@ -67,6 +67,8 @@ export type ClusterFaults = {
   // ---- what users do
   clientCount: number;
   clientPauseMs: number;
+  /** Of what users do, writes and reads of the note. */
+  noteShare: number;
   membershipsPerSecond: number;
   availabilitiesPerSecond: number;
   removalsPerSecond: number;
@@ -87,6 +89,42 @@ export type ClusterFaults = {
 };
 
 export function drawFaults(random: Random): ClusterFaults {
+  const faults = drawIndependent(random);
+  const profile = random.next();
+  if (profile < 0.15) return { ...faults, ...drawPowerCuts(random) };
+  return profile < 0.3 ? { ...faults, ...drawLateNews(random) } : faults;
+}
+
+/** Machines that lose power all the time, and with it what they wrote last, while much happens on them. */
+function drawPowerCuts(random: Random): Partial<ClusterFaults> {
+  const whole = (min: number, max: number) => min + Math.floor(random.next() * (max - min + 1));
+  return {
+    crashesPerSecond: 0.2 + random.next() * 0.6,
+    downMsMax: whole(100, 2_000),
+    powerCutRate: 0.7 + random.next() * 0.3,
+    stateLossRate: 1,
+    containerDeathsPerSecond: random.next() * 0.15,
+  };
+}
+
+/** Leaders come and go while much is written, and some hear of it late. */
+function drawLateNews(random: Random): Partial<ClusterFaults> {
+  const whole = (min: number, max: number) => min + Math.floor(random.next() * (max - min + 1));
+  return {
+    crashesPerSecond: 0.1 + random.next() * 0.3,
+    downMsMax: whole(100, 2_000),
+    powerCutRate: 0,
+    resetsPerSecond: random.next() * 2,
+    transfersPerSecond: random.next() * 0.5,
+    raftDropRate: random.next() < 0.5 ? 0 : random.next() * 0.2,
+    threadDelayMsMax: whole(20, 600),
+    clientCount: 3,
+    clientPauseMs: whole(50, 400),
+    noteShare: 0.3 + random.next() * 0.6,
+  };
+}
+
+function drawIndependent(random: Random): ClusterFaults {
   const chance = (probability: number) => random.next() < probability;
   const upTo = (max: number) => random.next() * max;
   const sometimes = (probability: number, max: number) => (chance(probability) ? upTo(max) : 0);
@@ -132,6 +170,7 @@ export function drawFaults(random: Random): ClusterFaults {
 
     clientCount: whole(1, 3),
     clientPauseMs: whole(200, 2_000),
+    noteShare: 0.1,
     membershipsPerSecond: sometimes(0.5, 0.3),
     availabilitiesPerSecond: sometimes(0.5, 0.2),
     removalsPerSecond: sometimes(0.3, 0.1),
@@ -207,6 +246,7 @@ export const QUIET: ClusterFaults = {
   engineEventLossRate: 0,
   clientCount: 0,
   clientPauseMs: 1_000,
+  noteShare: 0,
   membershipsPerSecond: 0,
   availabilitiesPerSecond: 0,
   removalsPerSecond: 0,

@@ -304,8 +304,8 @@ function startAgent(host: SimHost, process: Process, context: HostContext): Life
         random,
         sendRaft: (to, addr, data) => pool.note(to, addr, "raft", { data }),
         lastKnownAddr: (nodeId) => me().managers.find((m) => m.nodeId === nodeId)?.addr,
-        forwardProposal: async (leader, data, timeoutMs) => {
-          await pool.request(leader.nodeId, leader.addr, "propose", { data }, { timeoutMs });
+        forwardProposal: async ({ nodeId, addr, term }, data, timeoutMs) => {
+          await pool.request(nodeId, addr, "propose", { data, term }, { timeoutMs });
         },
         onStateOutput: (output) => {
           holder.rpc?.onStateOutput(output);

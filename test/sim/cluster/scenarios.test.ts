@@ -14,13 +14,15 @@ import type { SimHost } from "./host.ts";
 import { type ScenarioControl, simulateCluster } from "./simulate.ts";
 
 const SEEDS = [1, 2, 3, 4, 5];
+/** Of a scenario, which takes a second or so by itself. */
+const TIMEOUT_MS = 60_000;
 
 function scenario(
   title: string,
   script: (control: ScenarioControl) => void,
   faults: Partial<ClusterFaults> = {},
 ): void {
-  test(title, () => {
+  test(title, { timeout: TIMEOUT_MS }, () => {
     for (const seed of SEEDS) {
       const { violations } = simulateCluster({ seed, faults: { ...QUIET, ...faults }, script });
       expect({ seed, violations }).toEqual({ seed, violations: [] });
