@@ -3,23 +3,30 @@
  *
  *   line 1   `shoal-backup 1`                     magic and format version
  *   line 2   JSON: BackupHeader                   readable without the passphrase
- *   then     the snapshot (core/store/sqlite-snapshot.ts), or AES-256-GCM of it followed by the tag
+ *   then     the body, or AES-256-GCM of it followed by the tag
+ *              line 1   JSON: the keys by which secrets are sealed (vault.ts); not in format 1
+ *              then     the snapshot (core/store/sqlite-snapshot.ts)
  *   end      SHA-256 of all bytes before          finds damage before anything is tried
  *
  * With a passphrase the key is scrypt's, and both lines are authenticated with the body. The header
  * tells what the backup is (cluster, index, time), never what is in it. Everything else is in the
- * body: the CA's private key, the join tokens and all secrets. Whoever reads an unencrypted backup
- * can become any node of the cluster.
+ * body: the CA's private key, the join tokens, all secrets, and the keys that open them. Whoever reads
+ * an unencrypted backup can become any node of the cluster.
  *
  * Pure but for randomness; files and sockets are the callers' (cli/backup.ts, node.ts).
  */
 import { createCipheriv, createDecipheriv, createHash, randomBytes, scryptSync } from "node:crypto";
 import { z } from "zod";
 import { ClusterError } from "../core/errors.ts";
+import { createMemoryRows } from "../core/store/memory-rows.ts";
 import { decodeSnapshot } from "../core/store/sqlite-snapshot.ts";
+import { openUnlockKey } from "./cluster-secrets.ts";
+import { type DataKey, dataKeysSchema, openByKeys } from "./vault.ts";
 
 const MAGIC = "shoal-backup ";
-const FORMAT_VERSION = 1;
+const FORMAT_VERSION = 2;
+/** Before, the body was the snapshot alone, with secrets in clear. */
+const FORMAT_WITH_KEYS = 2;
 const DIGEST_BYTES = 32;
 const TAG_BYTES = 16;
 const KEY_BYTES = 32;
@@ -60,15 +67,18 @@ export type Backup = {
   header: BackupHeader;
   /** As `encodeSnapshot` makes it. */
   snapshot: Uint8Array;
+  /** Of the secrets in it; none in a file of format 1. */
+  dataKeys: readonly DataKey[];
 };
 
 /** The file's bytes. @throws {ClusterError} invalid-argument for a passphrase that is too short. */
 export function encodeBackup(
-  backup: { header: Omit<BackupHeader, "encryption">; snapshot: Uint8Array },
+  backup: Omit<Backup, "header"> & { header: Omit<BackupHeader, "encryption"> },
   passphrase?: string,
 ): Uint8Array<ArrayBuffer> {
+  const keys = new TextEncoder().encode(`${JSON.stringify(backup.dataKeys)}\n`);
   if (passphrase === undefined) {
-    return sealed(headBytes({ ...backup.header, encryption: null }), [backup.snapshot]);
+    return sealed(headBytes({ ...backup.header, encryption: null }), [keys, backup.snapshot]);
   }
   if (passphrase.length < PASSPHRASE_LENGTH_MIN) {
     throw new ClusterError(
@@ -88,7 +98,7 @@ export function encodeBackup(
   const head = headBytes({ ...backup.header, encryption });
   const cipher = createCipheriv("aes-256-gcm", deriveKey(passphrase, salt, SCRYPT), nonce);
   cipher.setAAD(head);
-  const body = [cipher.update(backup.snapshot), cipher.final()];
+  const body = [cipher.update(keys), cipher.update(backup.snapshot), cipher.final()];
   return sealed(head, [...body, cipher.getAuthTag()]);
 }
 
@@ -103,8 +113,9 @@ export function readBackupHeader(data: Uint8Array): BackupHeader {
  * or wrong; failed-precondition for a newer format.
  */
 export function decodeBackup(data: Uint8Array, passphrase?: string): Backup {
-  const { header, head, body } = split(data);
-  const snapshot = header.encryption ? decrypt(header.encryption, head, body, passphrase) : body;
+  const { header, head, body, format } = split(data);
+  const plain = header.encryption ? decrypt(header.encryption, head, body, passphrase) : body;
+  const { dataKeys, snapshot } = splitBody(plain, format);
   let index: number;
   try {
     ({ index } = decodeSnapshot(snapshot));
@@ -113,7 +124,29 @@ export function decodeBackup(data: Uint8Array, passphrase?: string): Backup {
     throw damaged(cause.message, cause);
   }
   if (index !== header.index) throw damaged(`it says index ${header.index} and holds ${index}`);
-  return { header, snapshot };
+  return { header, snapshot, dataKeys };
+}
+
+/** The unlock key of the cluster in the backup; undefined when it is not locked. @throws {ClusterError} */
+export function unlockKeyIn({ snapshot, dataKeys }: Backup): string | undefined {
+  const { index, rows: bodies } = decodeSnapshot(snapshot);
+  const rows = createMemoryRows();
+  rows.replaceAll(
+    bodies.filter(({ table }) => table === "cluster"),
+    index,
+  );
+  const cluster = rows.cluster();
+  const keys = { open: (context: string, text: string) => openByKeys(dataKeys, context, text) };
+  return cluster && openUnlockKey(keys, cluster);
+}
+
+function splitBody(body: Uint8Array, format: number): Omit<Backup, "header"> {
+  if (format < FORMAT_WITH_KEYS) return { dataKeys: [], snapshot: body };
+  const end = body.indexOf(0x0a);
+  const line = new TextDecoder().decode(body.subarray(0, Math.max(0, end)));
+  const dataKeys = dataKeysSchema.safeParse(parsed(line));
+  if (end < 0 || !dataKeys.success) throw damaged("the keys of its secrets cannot be read");
+  return { dataKeys: dataKeys.data, snapshot: body.subarray(end + 1) };
 }
 
 function headBytes(header: BackupHeader): Uint8Array {
@@ -134,7 +167,7 @@ function sealed(head: Uint8Array, body: Uint8Array[]): Uint8Array<ArrayBuffer> {
   return whole;
 }
 
-function split(data: Uint8Array): { header: BackupHeader; head: Uint8Array; body: Uint8Array } {
+function split(data: Uint8Array) {
   const [magic, afterMagic] = lineAt(data, 0);
   if (magic === undefined || !magic.startsWith(MAGIC)) {
     throw new ClusterError(
@@ -158,11 +191,12 @@ function split(data: Uint8Array): { header: BackupHeader; head: Uint8Array; body
   }
   const [line, afterHead] = lineAt(data, afterMagic);
   const header = headerSchema.safeParse(parsed(line));
-  if (!header.success || format !== FORMAT_VERSION) throw damaged("its header cannot be read");
+  if (!header.success || !(format >= 1)) throw damaged("its header cannot be read");
   return {
     header: header.data,
     head: data.subarray(0, afterHead),
     body: data.subarray(afterHead, end),
+    format,
   };
 }
 

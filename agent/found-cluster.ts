@@ -17,6 +17,7 @@ import { makeJoinToken } from "../net/pki/join-token.ts";
 import type { TlsIdentity } from "../net/rpc/peer.ts";
 import type { NodeAddresses } from "./address.ts";
 import type { InitRequest } from "./api/ports.ts";
+import { makeUnlockKey } from "./unlock-key.ts";
 
 const DATA_PATH_PORT_DEFAULT = 4789;
 const CERTIFICATE_LIFETIME_MIN_MS = 3_600_000;
@@ -123,6 +124,7 @@ export async function foundCluster(input: {
             id: clusterId,
             spec,
             rootCa: ca,
+            ...(spec.EncryptionConfig.AutoLockManagers ? { unlockKey: makeUnlockKey() } : {}),
             joinTokens: {
               worker: makeJoinToken(ca.certificatePem, random),
               manager: makeJoinToken(ca.certificatePem, random),
@@ -160,12 +162,6 @@ function mergeSpec(request: InitRequest): ClusterSpec {
   const name = given.Name || base.Name;
   if (name !== "default")
     throw new ClusterError("invalid-argument", 'swarm spec must be named "default"');
-  if (request.AutoLockManagers || given.EncryptionConfig?.AutoLockManagers) {
-    throw new ClusterError(
-      "not-implemented",
-      "--autolock is not supported by this version of shoal: init without it",
-    );
-  }
   const spec: ClusterSpec = {
     ...base,
     Name: name,
@@ -175,7 +171,10 @@ function mergeSpec(request: InitRequest): ClusterSpec {
     Dispatcher: { ...base.Dispatcher, ...withoutZeros(given.Dispatcher) },
     CAConfig: { ...base.CAConfig, ...withoutZeros(given.CAConfig) },
     TaskDefaults: { ...base.TaskDefaults, ...given.TaskDefaults },
-    EncryptionConfig: base.EncryptionConfig,
+    EncryptionConfig: {
+      AutoLockManagers:
+        request.AutoLockManagers === true || given.EncryptionConfig?.AutoLockManagers === true,
+    },
   };
   if (spec.CAConfig.NodeCertExpiry / 1e6 < CERTIFICATE_LIFETIME_MIN_MS) {
     throw new ClusterError("invalid-argument", "minimum certificate expiry time is: 1h0m0s");

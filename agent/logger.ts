@@ -11,7 +11,10 @@ export function createLogger(level: string): Logger {
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
       // Registry credentials and keys never reach a log line, whatever object is logged.
-      redact: { paths: ["*.keyPem", "*.JoinToken", "*.token", "*.RegistryAuth"], censor: "…" },
+      redact: {
+        paths: ["*.keyPem", "*.JoinToken", "*.token", "*.RegistryAuth", "*.UnlockKey"],
+        censor: "…",
+      },
     },
     pino.destination({ dest: 2, sync: true }),
   );

@@ -17,14 +17,23 @@ import { parseJoinToken, tokenSecretsEqual } from "../net/pki/join-token.ts";
 import type { ManagerAddress, RpcMethods, RpcNotes } from "../net/rpc/methods.ts";
 import type { RpcConnection } from "../net/rpc/peer.ts";
 import type { RpcHandlers } from "../net/rpc/server.ts";
+import { openSigningCa, openTokens } from "./cluster-secrets.ts";
 import type { Logger } from "./logger.ts";
 import type { Manager } from "./manager.ts";
+import { openAssignments, type Vault } from "./vault.ts";
 
 /** Two joins may choose the same index or mesh address; apply refuses the second, which tries again. */
 const JOIN_ATTEMPTS_MAX = 10;
 /** A learner that has not caught up by then is told so; it stays a learner and asks again. */
 const RAFT_JOIN_TIMEOUT_MS = 20_000;
 const PROMOTE_RETRY_MS = 100;
+
+type HeldSession = {
+  nodeId: NodeId;
+  connection: RpcConnection;
+  /** Something could not be opened for it. */
+  isPartial?: boolean;
+};
 
 export type ManagerRpc = {
   handlers: RpcHandlers;
@@ -35,6 +44,8 @@ export type ManagerRpc = {
   sessionOf(nodeId: NodeId): RpcConnection | undefined;
   /** @throws {ClusterError} forbidden for a caller that is no manager of the cluster any more. */
   admitManager(connection: RpcConnection): void;
+  /** New keys are there: nodes that could not be sent everything open a new session. */
+  keysLearned(): void;
 };
 
 export function managerRpc(options: {
@@ -47,10 +58,14 @@ export function managerRpc(options: {
   log: Logger;
   random: Random;
 }): ManagerRpc {
-  const { manager, log } = options;
+  const { manager, log, vault } = options;
   /** Sessions held here, on the leader. Bounded by the connection limit of the server. */
-  const sessions = new Map<string, { nodeId: NodeId; connection: RpcConnection }>();
+  const sessions = new Map<string, HeldSession>();
 
+  /** Absent where nothing is sealed (the simulator). */
+  vault?: Vault;
+  /** This leader has all nodes look at their network; absent in the simulator. */
+  netDoctor?(ref?: string): Promise<NetReport>;
   const managers = (): ManagerAddress[] =>
 /** Somebody took meanwhile what was chosen. */
 const isOvertaken = (error: unknown) =>
@@ -104,10 +119,9 @@ const isOvertaken = (error: unknown) =>
 
   const roleOfToken = (cluster: Cluster, token: string): NodeRole => {
     const { secret } = parseJoinToken(token);
-    if (tokenSecretsEqual(secret, parseJoinToken(cluster.joinTokens.manager).secret))
-      return "manager";
-    if (tokenSecretsEqual(secret, parseJoinToken(cluster.joinTokens.worker).secret))
-      return "worker";
+    const tokens = openTokens(vault, cluster);
+    if (tokenSecretsEqual(secret, parseJoinToken(tokens.manager).secret)) return "manager";
+    if (tokenSecretsEqual(secret, parseJoinToken(tokens.worker).secret)) return "worker";
     throw new ClusterError(
       "invalid-argument",
       "A valid join token is necessary to join this cluster",
@@ -127,7 +141,7 @@ const isOvertaken = (error: unknown) =>
       const role = roleOfToken(cluster, params.token);
       const nodeId = newId(options.random);
       const certificatePem = await issueCertificate({
-        ca: signingCa(cluster),
+        ca: openSigningCa(vault, cluster),
         csrPem: params.csrPem,
         nodeId,
         role,
@@ -236,7 +250,7 @@ const isOvertaken = (error: unknown) =>
       }));
       if (!caller) throw refuseStranger(callerId(connection));
       const certificatePem = await issueCertificate({
-        ca: signingCa(cluster),
+        ca: openSigningCa(vault, cluster),
         csrPem: params.csrPem,
         nodeId: caller.id,
         role: caller.role,
@@ -377,6 +391,13 @@ const isOvertaken = (error: unknown) =>
       log.warn({ member: caller.id }, "Member taken out of raft: it has lost its log");
       return {};
     },
+    "data-keys": async (_params, connection) => {
+      const caller = await memberCaller(connection, isManager);
+      if (!isManager(caller)) {
+        throw new ClusterError("forbidden", `Node ${caller.id} is not a manager`);
+      }
+      return { keys: [...(vault?.keys() ?? [])] };
+    },
     "cluster-status": async (_params, connection) => {
       mustLead();
       await memberCaller(connection);
@@ -397,17 +418,6 @@ const isOvertaken = (error: unknown) =>
         throw new ClusterError("forbidden", `Node ${nodeId} is not a manager`);
     },
     onStateOutput: (output) => {
-      if (output.type === "assignments") {
-        const held = sessions.get(output.sessionId);
-        if (!held) return;
-        const { sessionId, message } = output;
-        // A dropped increment would show as a gap only with the next one, which may never come.
-        if (!held.connection.note("assignments", { sessionId, message })) held.connection.close();
-      } else if (output.type === "session-end") {
-        const held = sessions.get(output.sessionId);
-        if (!held) return;
-        sessions.delete(output.sessionId);
-        held.connection.note("session-end", { sessionId: output.sessionId, reason: output.reason });
     onAssignmentsApplied: (connection, applied) => {
       if (sessions.get(applied.sessionId)?.connection !== connection) return;
       manager.state.notify({ type: "assignments-applied", ...applied });
@@ -415,6 +425,23 @@ const isOvertaken = (error: unknown) =>
     keysLearned: () => {
       for (const held of sessions.values()) if (held.isPartial) held.connection.close();
     },
+      if (output.type === "assignments") {
+        const held = sessions.get(output.sessionId);
+        if (!held) return;
+        const { sessionId } = output;
+        const message = vault
+          ? openAssignments(vault, output.message, (error) => {
+              log.error({ node: held.nodeId, err: error.message }, "Not sent to a node");
+              held.isPartial = true;
+            })
+          : output.message;
+        // A dropped increment would show as a gap only with the next one, which may never come.
+        if (!held.connection.note("assignments", { sessionId, message })) held.connection.close();
+      } else if (output.type === "session-end") {
+        const held = sessions.get(output.sessionId);
+        if (!held) return;
+        sessions.delete(output.sessionId);
+        held.connection.note("session-end", { sessionId: output.sessionId, reason: output.reason });
       }
     },
   };

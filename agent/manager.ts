@@ -50,8 +50,8 @@ import {
   REFUSE_AFTER_MS,
   STALE_AFTER_MS,
 } from "./leader-watch.ts";
-import type { Logger } from "./logger.ts";
 import type { TlsIdentity } from "../net/rpc/peer.ts";
+import type { Logger } from "./logger.ts";
 import { spawnWorker } from "./spawn-workers.ts";
 import { type WorkerClient, workerClient } from "./worker-client.ts";
 
@@ -96,13 +96,13 @@ export type ManagerOptions = {
   onStatus(status: RaftStatus): void;
   /** This node was taken out of the membership. */
   onRemoved(): void;
-  /** A worker ended unasked. */
   /** A thread stands still for want of room on disk, or goes on. */
   onDiskFull?(isFull: boolean): void;
   /** May be removed when a write finds the disk full. */
   ballastPath?: string;
   /** As consensus's: this node is the only manager, and takes what is left of its log. */
   acceptLoss?: boolean;
+  /** A worker ended unasked. */
   onCrash(name: string, code: number, error: Error | undefined): void;
 };
 
@@ -132,12 +132,12 @@ export type Manager = {
   ): Promise<{ index: RaftIndex; data: Uint8Array }>;
   /** Called when the free space has changed its kind. */
   useDisk(space: DiskSpace): void;
+  /** The node's certificate is another one now. */
+  setTls(tls: TlsIdentity): void;
   /** Without a barrier: what this node has applied. For checks that may be stale. */
   readLocal<T>(read: (view: ClusterView) => T): T;
   changeMembership(change: MembershipChange): Promise<void>;
   transferLeadership(to?: NodeId): Promise<void>;
-  /** The node's certificate is another one now. */
-  setTls(tls: TlsIdentity): void;
   /** `fromHost`: the address that the peer's connection came from. */
   receiveRaft(from: NodeId, data: Uint8Array, fromHost?: string): void;
   /** The transport could not reach this peer. */
@@ -177,7 +177,8 @@ export function startManager(options: ManagerOptions): Promise<Manager> {
     line: { state: port1, consensus: port2 },
     raftDir,
     stateDir,
-    openReader: () => openStateReader(join(stateDir, "state.db")),
+    openReader: () =>
+      openStateReader(join(stateDir, "state.db"), (error) => options.onCrash("state", 0, error)),
   });
 }
 
@@ -224,11 +225,6 @@ export async function startManagerOver(
     space?.state !== "critical" &&
     (status.members.some((m) => m.nodeId === peer) || options.isOutcast?.(peer) !== true);
 
-  let isAwaited = false;
-  /** On a follower the state worker takes its time unless somebody waits for what it applies. */
-  const tellAwaited = () => {
-    const next = !status.isLeader && (outcomeWaiters.size > 0 || appliedWaiters.length > 0);
-    if (next === isAwaited) return;
   let { tls } = options;
   let toldLines = "";
   /** Whom the consensus thread reaches itself, and where; the rest comes here as `send`. */
@@ -246,6 +242,11 @@ export async function startManagerOver(
     consensus.notify({ type: "lines", settings: { tls, peers } });
   };
 
+  let isAwaited = false;
+  /** On a follower the state worker takes its time unless somebody waits for what it applies. */
+  const tellAwaited = () => {
+    const next = !status.isLeader && (outcomeWaiters.size > 0 || appliedWaiters.length > 0);
+    if (next === isAwaited) return;
     isAwaited = next;
     state.notify({ type: "awaited", isAwaited });
   };
@@ -263,15 +264,15 @@ export async function startManagerOver(
   };
 
   state.onOutput((output) => {
+    if (output.type === "disk-full") {
+      options.onDiskFull?.(output.isFull);
+      return;
+    }
     if (output.type === "applied") {
       for (const { proposalId, outcome } of output.outcomes) {
         outcomeWaiters.get(proposalId)?.(outcome);
       }
       setApplied(output.index);
-    if (output.type === "disk-full") {
-      options.onDiskFull?.(output.isFull);
-      return;
-    }
     } else if (output.type === "restored") {
       restoreCount++;
       setApplied(output.index);
@@ -311,33 +312,36 @@ export async function startManagerOver(
         );
       }
       status = output.status;
+      tellLines();
       tellAwaited();
       watch.observe(status);
       onLeaderSeen?.();
       for (const waiter of statusWaiters) waiter();
       options.onStatus(status);
-      tellLines();
-    } else {
-      options.onRemoved();
-    }
-  });
-
     } else if (output.type === "line-failed") {
       roaming.failed(output.nodeId);
       tellLines();
     } else if (output.type === "disk-full") {
       options.onDiskFull?.(output.isFull);
-    } else if (output.type === "disk-full") {
-      options.onDiskFull?.(output.isFull);
+    } else {
+      options.onRemoved();
+    }
+  });
+
+  const { ballastPath } = options;
+  const ballast = ballastPath === undefined ? {} : { ballastPath };
   const [stateReady, consensusReady] = await Promise.all([
-    state.request({ type: "init", nodeId, dir: workers.stateDir }, { port: workers.line.state }),
+    state.request(
+      { type: "init", nodeId, dir: workers.stateDir, ...ballast },
+      { port: workers.line.state },
+    ),
     consensus.request(
       {
         type: "init",
-  const { ballastPath } = options;
-  const ballast = ballastPath === undefined ? {} : { ballastPath };
         nodeId,
         dir: workers.raftDir,
+        ...ballast,
+        ...(options.acceptLoss ? { acceptLoss: true } : {}),
         ...(options.bootstrap ? { bootstrap: options.bootstrap } : {}),
         ...(options.forceNewCluster ? { forceNewCluster: options.forceNewCluster } : {}),
         electionTicks: 10,
@@ -346,8 +350,6 @@ export async function startManagerOver(
       { port: workers.line.consensus },
     ),
   ]).catch(async (error: unknown) => {
-        ...ballast,
-        ...(options.acceptLoss ? { acceptLoss: true } : {}),
     // Whoever starts this manager again (rebuild.ts) must find the files free.
     await Promise.all([consensus.stop({ type: "stop" }), state.stop({ type: "stop" })]);
     throw error;
@@ -357,6 +359,12 @@ export async function startManagerOver(
     "workers answer init with ready",
   );
   setApplied(stateReady.appliedIndex);
+  if (consensusReady.lost !== undefined) {
+    log.error(
+      { lost: consensusReady.lost },
+      "The log had rotted: acknowledged changes may be gone",
+    );
+  }
   const { commitIndex } = consensusReady.status;
   if (
     stateReady.rebuiltBecause !== undefined ||
@@ -369,6 +377,7 @@ export async function startManagerOver(
   }
   // A status-changed that came before the answer is newer.
   if (status.members.length === 0) status = consensusReady.status;
+  tellLines();
   const stateReader = workers.openReader();
   reader = stateReader;
   setCompaction();
@@ -381,7 +390,6 @@ export async function startManagerOver(
         statusWaiters.delete(done);
         resolve();
       };
-  tellLines();
       const timer = setTimeout(done, timeoutMs);
       statusWaiters.add(done);
     });
@@ -700,8 +708,13 @@ export async function startManagerOver(
       if (leaderLostMs !== undefined) onStale({ index, leaderLostMs });
       return { index, data };
     },
+    setTls: (next) => {
+      tls = next;
+      tellLines();
+    },
     useDisk: (next) => {
       space = next;
+      tellLines();
       state.notify({ type: "hold", isHeld: next.state !== "ok" });
     },
     changeMembership: async (change) => {
@@ -713,16 +726,12 @@ export async function startManagerOver(
     transferLeadership: async (to) => {
       await consensus.request(
         to === undefined ? { type: "transfer-leadership" } : { type: "transfer-leadership", to },
-    setTls: (next) => {
-      tls = next;
-      tellLines();
-    },
         { timeoutMs: 5_000 },
       );
-      tellLines();
     },
     reportUnreachable: (nodeId) => {
       roaming.failed(nodeId);
+      tellLines();
       consensus.notify({ type: "peer-unreachable", nodeId });
     },
     receiveRaft: (from, data, fromHost) => {
@@ -736,7 +745,6 @@ export async function startManagerOver(
       await consensus.stop({ type: "stop" });
       await state.stop({ type: "stop" });
       clearTimeout(leaderlessTimer);
-      tellLines();
       stateReader.close();
     },
   };

@@ -15,7 +15,7 @@
  */
 import { rmSync } from "node:fs";
 import { chooseMeshAddress, chooseNodeIndex } from "../core/allocator/node-index.ts";
-import { signingCa, trustedRoots } from "../core/ca/root-rotation.ts";
+import { trustedRoots } from "../core/ca/root-rotation.ts";
 import { ClusterError } from "../core/errors.ts";
 import { newId, type NodeId, type RaftIndex, type UnixMs } from "../core/ids.ts";
 import type { NodeAvailability, NodeObject } from "../core/objects/node.ts";
@@ -28,6 +28,8 @@ import { createKeyAndCsr, issueCertificate } from "../net/pki/issue.ts";
 import type { TlsIdentity } from "../net/rpc/peer.ts";
 import type { NodeAddresses } from "./address.ts";
 import type { Backup } from "./backup.ts";
+import { openSigningCa } from "./cluster-secrets.ts";
+import { openByKeys } from "./vault.ts";
 
 /** More changes than any cluster makes between its last backup and its end. */
 const INDEX_GAP = 1_000_000;
@@ -72,8 +74,10 @@ export async function restoreCluster(input: {
 
   const nodeId = newId(random);
   const { keyPem, csrPem } = await createKeyAndCsr();
+  const { dataKeys } = input.backup;
+  const keys = { open: (context: string, text: string) => openByKeys(dataKeys, context, text) };
   const certificatePem = await issueCertificate({
-    ca: signingCa(cluster),
+    ca: openSigningCa(keys, cluster),
     csrPem,
     nodeId,
     role: "manager",

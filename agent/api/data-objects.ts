@@ -11,6 +11,7 @@ import type { Secret, SecretSpec } from "../../core/objects/secret.ts";
 import type { Service } from "../../core/objects/service.ts";
 import { configIdsOf, secretIdsOf } from "../../core/store/claims.ts";
 import type { ClusterView } from "../../core/store/view.ts";
+import { openSecret, sealSecret } from "../vault.ts";
 import { readBody } from "./body.ts";
 import { type ApiContext, propose } from "./context.ts";
 import {
@@ -30,6 +31,8 @@ import { dataSpecSchema, type ParsedDataSpec } from "./spec-schema.ts";
 export type DataKind = {
   kind: "secret" | "config";
   dataBytesMax: number;
+  /** Stored sealed, shown to nobody. */
+  isSealed: boolean;
   list(view: ClusterView): readonly Secret[];
   byName(view: ClusterView, name: string): Secret | undefined;
   find(view: ClusterView, ref: string): Secret;
@@ -53,10 +56,14 @@ export function dataRoutes(context: ApiContext, of: DataKind): Hono {
 
   app.post("/create", async (c) => {
     const spec = checkSpec(of, await readBody(c, dataSpecSchema));
-    const existing = await ports.read((view) => of.byName(view, spec.Name));
-    if (existing) throw controlError("name-conflict", `${kind} ${spec.Name} already exists`);
+    const name = spec.Name.toLowerCase();
+    const isTaken = await ports.read((view) =>
+      of.list(view).some((other) => other.spec.Name.toLowerCase() === name),
+    );
+    if (isTaken) throw controlError("name-conflict", `${kind} ${spec.Name} already exists`);
     const id = newId(ports.random);
-    await propose(context, [{ type: "create", table: kind, object: { id, spec } }]);
+    const stored = of.isSealed ? sealSecret(ports.vault, id, spec) : spec;
+    await propose(context, [{ type: "create", table: kind, object: { id, spec: stored } }]);
     return c.json({ ID: id }, 201);
   });
 
@@ -71,7 +78,9 @@ export function dataRoutes(context: ApiContext, of: DataKind): Hono {
     const found = await ports.read((view) => of.find(view, c.req.param("id")));
     const isOtherData =
       given.Data !== undefined &&
-      decodeBase64(given.Data).compare(decodeBase64(found.spec.Data ?? "")) !== 0;
+      decodeBase64(given.Data).compare(
+        decodeBase64(openSecret(ports.vault, found.id, found.spec).Data ?? ""),
+      ) !== 0;
     if (given.Name !== found.spec.Name || isOtherData) {
       throw controlError("invalid-argument", "only updates to Labels are allowed");
     }
@@ -110,6 +119,7 @@ function matches(one: Secret, filters: Filters): boolean {
 }
 
 function checkSpec(of: DataKind, given: ParsedDataSpec): SecretSpec {
+  if (given.Name === "") throw controlError("invalid-argument", "name must be provided");
   if (!NAME_PATTERN.test(given.Name)) {
     throw controlError(
       "invalid-argument",
@@ -122,7 +132,8 @@ function checkSpec(of: DataKind, given: ParsedDataSpec): SecretSpec {
       `external ${of.kind} drivers are not supported yet: give the data itself`,
     );
   }
-  if (given.Templating && given.Templating.Name !== "golang") {
+  // A template driver without a name is none.
+  if (given.Templating?.Name && given.Templating.Name !== "golang") {
     throw controlError(
       "invalid-argument",
       `template driver "${given.Templating.Name}" is unknown: use golang`,
@@ -139,7 +150,7 @@ function checkSpec(of: DataKind, given: ParsedDataSpec): SecretSpec {
     Name: given.Name,
     Labels: given.Labels,
     Data: given.Data ?? "",
-    ...(given.Templating ? { Templating: given.Templating } : {}),
+    ...(given.Templating?.Name ? { Templating: given.Templating } : {}),
   };
 }
 
@@ -155,6 +166,7 @@ function decodeBase64(text: string): Buffer {
 const SECRETS: DataKind = {
   kind: "secret",
   dataBytesMax: 512_000,
+  isSealed: true,
   list: (view) => view.secrets(),
   byName: (view, name) => view.secretByName(name),
   find: findSecret,
@@ -165,6 +177,7 @@ const SECRETS: DataKind = {
 const CONFIGS: DataKind = {
   kind: "config",
   dataBytesMax: 1_024_000,
+  isSealed: false,
   list: (view) => view.configs(),
   byName: (view, name) => view.configByName(name),
   find: findConfig,

@@ -8,6 +8,7 @@ import type { StoreAction } from "../../core/store/action.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import type { LogPorts } from "../logs/collect.ts";
 import type { ClusterEvents } from "./cluster-events.ts";
+import type { Vault } from "../vault.ts";
 
 export type LocalNode = {
   /** As Docker's LocalNodeState. */
@@ -111,6 +112,8 @@ export type ApiPorts = {
   metrics(): Promise<string>;
   /** A handler failed in a way that nobody foresaw: the caller gets a 500, the log the cause. */
   reportBug(where: string, error: unknown): void;
+  /** Seals what is not to lie anywhere in clear (agent/vault.ts); without keys on a node that is no manager. */
+  vault: Vault;
   nowMs(): UnixMs;
   random: Random;
 };

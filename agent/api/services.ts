@@ -6,6 +6,8 @@ import { newId } from "../../core/ids.ts";
 import { isJob, modeOf, type Service, type ServiceSpec } from "../../core/objects/service.ts";
 import type { StoreAction } from "../../core/store/action.ts";
 import type { ClusterView } from "../../core/store/view.ts";
+import { keepShoalFields, resolveContainerOptions } from "../reconciler/container-options.ts";
+import { openRegistryAuth, sealRegistryAuth } from "../vault.ts";
 import { readBody } from "./body.ts";
 import { type ApiContext, propose, registryAuth } from "./context.ts";
 import {
@@ -32,14 +34,13 @@ export function serviceRoutes(context: ApiContext): Hono {
 
   app.get("/", async (c) => {
     const filters = parseFilters(c.req.query("filters"), FILTERS);
-    const withStatus = isTruthy(c.req.query("status"));
-    const insertDefaults = isTruthy(c.req.query("insertDefaults"));
+    const withStatus = knows(c, "1.41") && parseFlag("status", c.req.query("status"));
     const services = await ports.read((view) =>
       view
         .services()
         .filter((service) => matches(service, filters))
         .map((service) => ({
-          ...renderService(service, view, { insertDefaults }),
+          ...renderService(service, view, { insertDefaults: false }),
           ...(withStatus
             ? { ServiceStatus: serviceStatus(service, view.tasksByService(service.id)) }
             : {}),
@@ -49,8 +50,8 @@ export function serviceRoutes(context: ApiContext): Hono {
   });
 
   app.post("/create", async (c) => {
-    const given = normaliseServiceSpec(await readBody(c, serviceSpecSchema));
-    const auth = registryAuth(c);
+    const { spec: given, warnings } = await readPinnedSpec(context, c);
+    const auth = sealedAuth(context, registryAuth(c));
     const resolved = await readSpec(context, given, (view, spec) => {
       const name = spec.Name || freshName(view, context);
       const named = withAuth({ ...spec, Name: name }, auth);
@@ -73,7 +74,7 @@ export function serviceRoutes(context: ApiContext): Hono {
   });
 
   app.get("/:id", async (c) => {
-    const insertDefaults = isTruthy(c.req.query("insertDefaults"));
+    const insertDefaults = parseFlag("insertDefaults", c.req.query("insertDefaults"));
     const service = await ports.read((view) =>
       renderService(findService(view, c.req.param("id")), view, { insertDefaults }),
     );
@@ -92,8 +93,9 @@ export function serviceRoutes(context: ApiContext): Hono {
       await propose(context, [rollbackAction(service, version, ports.nowMs())]);
       return c.json({ Warnings: null });
     }
-    const given = normaliseServiceSpec(await readBody(c, serviceSpecSchema));
-    const auth = registryAuth(c);
+    const { spec: given, warnings } = await readPinnedSpec(context, c);
+    const givenAuth = registryAuth(c);
+    const auth = sealedAuth(context, givenAuth);
     const authFrom = c.req.query("registryAuthFrom") || "spec";
     const action = await readSpec(context, given, (view, spec) => {
       const service = findService(view, ref);
@@ -241,6 +243,37 @@ function rollbackAction(service: Service, version: number, nowMs: number): Store
     table: "service",
     id: service.id,
     ifVersion: version,
+/** The body of a create or update; with the digest of its image when the client leaves that to us. */
+async function readPinnedSpec(context: ApiContext, c: Context) {
+  const spec = normaliseServiceSpec(await readServiceSpec(c));
+  if (knows(c, CLIENT_PINS_SINCE)) return { spec, warnings: [] };
+  return pinImage(context.engine, spec, registryAuth(c));
+}
+
+function sealedAuth({ ports }: ApiContext, auth: string | undefined): string | undefined {
+  return auth === undefined ? undefined : sealRegistryAuth(ports.vault, auth);
+}
+
+/**
+ * What is stored, when it is what was given: sealed anew it would be another text, and tasks that are
+ * still pulling would be replaced by each `stack deploy`.
+ */
+function sameAuth(
+  { ports }: ApiContext,
+  service: Service,
+  given: string | undefined,
+): string | undefined {
+  const stored = service.spec.TaskTemplate.ContainerSpec.PullOptions?.RegistryAuth;
+  if (given === undefined || stored === undefined) return undefined;
+  try {
+    return openRegistryAuth(ports.vault, stored) === given ? stored : undefined;
+  } catch (error) {
+    // Sealed by a key that is not here: what was given is sealed by one that is.
+    if (error instanceof ClusterError) return undefined;
+    throw error;
+  }
+}
+
     set: {
       spec: service.previousSpec,
       previousSpec: service.spec,

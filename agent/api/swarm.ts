@@ -7,6 +7,14 @@ import type { Random } from "../../core/random.ts";
 import { createRootCa, readRootCa } from "../../net/pki/issue.ts";
 import { makeJoinToken } from "../../net/pki/join-token.ts";
 import { tlsInfo } from "../../net/pki/read.ts";
+import {
+  openTokens,
+  openUnlockKey,
+  sealRotation,
+  sealTokens,
+  sealUnlockKey,
+} from "../cluster-secrets.ts";
+import { makeUnlockKey, parseUnlockKey } from "../unlock-key.ts";
 import { readBody } from "./body.ts";
 import { type ApiContext, propose } from "./context.ts";
 import { isTruthy, parseGoBool, parseVersion } from "./go-values.ts";
@@ -18,12 +26,14 @@ import {
   initSchema,
   joinSchema,
   type ParsedClusterSpec,
+  unlockSchema,
 } from "./spec-schema.ts";
 
 const CERT_EXPIRY_NS_MIN = 3_600_000_000_000;
 const ALREADY_IN_SWARM =
   'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.';
 const NOT_IN_SWARM = "This node is not part of a swarm";
+const NOT_LOCKED = "swarm is not locked";
 
 /** ClusterInfo with the issuer's details; reading a certificate is cheap enough for each answer. */
 export function clusterInfo(cluster: Cluster): Json {
@@ -53,7 +63,6 @@ export function swarmRoutes(context: ApiContext): Hono {
         `Datapath port number is not in valid range (1024-49151) : ${dataPathPort}`,
       );
     }
-    refuseAutolock(request.AutoLockManagers || spec?.EncryptionConfig?.AutoLockManagers);
     refuseExternalCa(spec?.CAConfig?.ExternalCAs);
     refuseSigningCa(spec?.CAConfig);
     return c.json(await ports.init(request));
@@ -80,9 +89,10 @@ export function swarmRoutes(context: ApiContext): Hono {
   app.get("/", async (c) => {
     const cluster = await ports.read((view) => view.cluster());
     if (!cluster) throw new ClusterError("unavailable", NOT_IN_SWARM);
+    const tokens = openTokens(ports.vault, cluster);
     return c.json({
       ...clusterInfo(cluster),
-      JoinTokens: { Worker: cluster.joinTokens.worker, Manager: cluster.joinTokens.manager },
+      JoinTokens: { Worker: tokens.worker, Manager: tokens.manager },
     });
   });
 
@@ -95,14 +105,17 @@ export function swarmRoutes(context: ApiContext): Hono {
     const parsed = await readBody(c, clusterSpecSchema);
     const cluster = await ports.read((view) => view.cluster());
     if (!cluster) throw new ClusterError("unavailable", NOT_IN_SWARM);
-    refuseAutolock(parsed.EncryptionConfig.AutoLockManagers || rotateUnlockKey);
     const spec = checkClusterSpec(parsed, cluster.spec);
+    const rotation = await newRotation(parsed.CAConfig, cluster, ports.random);
+    const caRotation = rotation && sealRotation(ports.vault, rotation);
     const token = () => makeJoinToken(cluster.rootCa.certificatePem, ports.random);
-    const caRotation = await newRotation(parsed.CAConfig, cluster, ports.random);
-    const joinTokens = {
-      worker: rotateWorker ? token() : cluster.joinTokens.worker,
-      manager: rotateManager ? token() : cluster.joinTokens.manager,
-    };
+    const joinTokens = () =>
+      sealTokens(ports.vault, {
+        worker: rotateWorker ? token() : cluster.joinTokens.worker,
+        manager: rotateManager ? token() : cluster.joinTokens.manager,
+      });
+    const isLocked = spec.EncryptionConfig.AutoLockManagers;
+    const isNewKey = isLocked && (cluster.unlockKey === undefined || rotateUnlockKey);
     await propose(context, [
       {
         type: "update",
@@ -111,24 +124,32 @@ export function swarmRoutes(context: ApiContext): Hono {
         ifVersion: version,
         set: {
           spec,
-          ...(rotateWorker || rotateManager ? { joinTokens } : {}),
+          ...(rotateWorker || rotateManager ? { joinTokens: joinTokens() } : {}),
           ...(caRotation ? { caRotation } : {}),
+          ...(isNewKey ? { unlockKey: sealUnlockKey(ports.vault, makeUnlockKey()) } : {}),
         },
+        ...(isLocked ? {} : { unset: ["unlockKey"] }),
       },
     ]);
     return c.body(null, 200);
   });
 
-  // Managers are never locked here: there is no key, and nothing to unlock.
   app.get("/unlockkey", async (c) => {
-    await ports.read((view) => view.index);
-    return c.json({ UnlockKey: "" });
+    const cluster = await ports.read((view) => view.cluster());
+    c.header("Cache-Control", "no-store");
+    return c.json({ UnlockKey: (cluster && openUnlockKey(ports.vault, cluster)) ?? "" });
   });
-  app.post("/unlock", (_c) => {
-    if (ports.localNode().state === "inactive") {
-      throw new ClusterError("unavailable", NOT_IN_SWARM);
+  app.post("/unlock", async (c) => {
+    const { UnlockKey } = await readBody(c, unlockSchema);
+    const local = ports.localNode();
+    if (local.state === "inactive") throw new ClusterError("unavailable", NOT_IN_SWARM);
+    if (local.state !== "locked") {
+      // A worker says that it is none.
+      if (!local.isManager) await ports.read((view) => view.index);
+      throw new ClusterError("name-conflict", NOT_LOCKED);
     }
-    throw new ClusterError("name-conflict", "swarm is not locked");
+    await ports.unlock(parseUnlockKey(UnlockKey ?? ""));
+    return c.body(null, 200);
   });
   return app;
 }
@@ -137,14 +158,6 @@ function chosen(availability: NodeAvailability | "" | undefined): {
   Availability?: NodeAvailability;
 } {
   return availability ? { Availability: availability } : {};
-}
-
-function refuseAutolock(isWanted: boolean | undefined): void {
-  if (!isWanted) return;
-  throw new ClusterError(
-    "not-implemented",
-    "autolock is not supported yet: keep /var/lib/shoal on an encrypted disk instead",
-  );
 }
 
 function refuseExternalCa(wanted: unknown[] | undefined): void {
@@ -178,15 +191,12 @@ async function newRotation(
       "the root CA is being rotated already: it ends when every node has followed; remove nodes that are gone for good by docker node rm",
     );
   }
-  const isRotation = (wanted?.ForceRotate ?? 0) !== (current?.ForceRotate ?? 0);
-  if (isRotation || wanted?.SigningCACert || wanted?.SigningCAKey) {
-    throw new ClusterError("not-implemented", "rotating the root CA is not supported yet");
+  if ((certificate === "") !== (key === "")) {
+    throw new ClusterError(
+      "invalid-argument",
+      "a new root CA needs both its certificate and its key: external CAs are not supported yet",
+    );
   }
-}
-
-/** The spec as stored. It replaces the old one: what is not given becomes zero, as in stock. */
-function checkClusterSpec(parsed: ParsedClusterSpec, current: ClusterSpec): ClusterSpec {
-  if (parsed.Name !== "default") {
   const root =
     certificate === ""
       ? await createRootCa({ random })
@@ -198,7 +208,13 @@ function checkClusterSpec(parsed: ParsedClusterSpec, current: ClusterSpec): Clus
     joinTokens: { worker: token(), manager: token() },
     isSigning: false,
   };
-    throw controlError("invalid-argument", 'swarm spec must be named "default"');
+}
+
+/** The spec as stored. It replaces the old one: what is not given becomes zero, as in stock. */
+function checkClusterSpec(parsed: ParsedClusterSpec, current: ClusterSpec): ClusterSpec {
+  // No name is the default one, in stock too.
+  if (parsed.Name !== "" && parsed.Name !== "default") {
+    throw new ClusterError("invalid-argument", 'swarm spec must be named "default"');
   }
   const ca = parsed.CAConfig;
   refuseExternalCa(ca?.ExternalCAs);
@@ -222,12 +238,13 @@ function checkClusterSpec(parsed: ParsedClusterSpec, current: ClusterSpec): Clus
   }
   return {
     ...parsed,
+    Name: "default",
     Raft: raft ?? current.Raft,
     Dispatcher: parsed.Dispatcher?.HeartbeatPeriod
       ? parsed.Dispatcher
       : { HeartbeatPeriod: current.Dispatcher.HeartbeatPeriod },
     CAConfig: {
-      NodeCertExpiry: ca?.NodeCertExpiry ?? current.CAConfig.NodeCertExpiry,
+      NodeCertExpiry: ca?.NodeCertExpiry || current.CAConfig.NodeCertExpiry,
       ...(ca?.ForceRotate === undefined ? {} : { ForceRotate: ca.ForceRotate }),
     },
   };

@@ -8,8 +8,8 @@ export type ReconcilerInput =
   | { type: "init"; engineSocket: string /** Directory of node.db. */; dir: string }
   /**
    * The node's wanted set (kinds settings, task, network, secret, config, and endpoints of users'
-   * containers; others are ignored). `complete` replaces all; else put and removed keys. Kept in node.db, and acted on from
-   * there after a restart, before any manager is reached. Notification.
+   * containers; others are ignored). `complete` replaces all; else put and removed keys. Kept in node.db,
+   * and acted on from there after a restart, before any manager is reached. Notification.
    */
   | { type: "assignments"; isComplete: boolean; put: AssignmentItem[]; removed: string[] }
   /** Answer `{ type: "description", … }`: what the engine and machine are. Error: docker. */

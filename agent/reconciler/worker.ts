@@ -1,4 +1,5 @@
 /** The reconciler's thread: wires its ports to the engine, the clock and the disk. */
+import { dirname, join } from "node:path";
 import { assert, unreachable } from "../../core/assert.ts";
 import { serveWorker } from "../../core/worker-server.ts";
 import { overlayMtu } from "../../net/mesh/docker-network.ts";
@@ -32,7 +33,7 @@ export function startReconcilerWorker(): void {
           images: createImages(docker),
           networks: createDockerNetworks(docker, overlayMtu(UNDERLAY_MTU)),
           files: createTaskFiles(TASK_FILES_DIR),
-          journal: openJournal(input.dir),
+          journal: openJournal(input.dir, join(dirname(input.dir), "pki", "journal.key")),
           nowMs: () => Date.now(),
           output: (output) => server.notify(output),
         });

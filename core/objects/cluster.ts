@@ -30,7 +30,10 @@ export type CaRotation = {
   isSigning: boolean;
 };
 
-/** The one cluster object. Its id is the cluster id (O of every certificate). */
+/**
+ * The one cluster object. Its id is the cluster id (O of every certificate). Keys of roots, tokens and the
+ * unlock key are sealed outside of core/, which only passes them along (agent/cluster-secrets.ts).
+ */
 export type Cluster = ObjectMeta & {
   spec: ClusterSpec;
   rootCa: { certificatePem: string; keyPem: string };
@@ -38,6 +41,8 @@ export type Cluster = ObjectMeta & {
   caRotation?: CaRotation;
   /** Complete tokens, `SWMTKN-1-<digest>-<secret>`. */
   joinTokens: { worker: string; manager: string };
+  /** `SWMKEY-1-…`, while spec.EncryptionConfig.AutoLockManagers: opens managers that start. */
+  unlockKey?: string;
   /** CIDRs from which overlay subnets are cut. */
   addressPools: string[];
   subnetSize: number;

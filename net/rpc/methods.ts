@@ -146,3 +146,9 @@ export type RpcNotes = {
   "logs-end": { role: "worker"; body: { stream: number } & LogEnd };
 };
 export type RpcNote = keyof RpcNotes;
+  /** The keys by which secrets are sealed at rest, of any manager that has them. `key`: base64. */
+  "data-keys": {
+    role: "manager";
+    params: Record<string, never>;
+    result: { keys: { id: string; createdAtMs: number; key: string }[] };
+  };

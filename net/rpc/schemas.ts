@@ -22,6 +22,7 @@ export const METHOD_ROLES: { [M in RpcMethod]: RpcMethods[M]["role"] } = {
   propose: "manager",
   "raft-join": "manager",
   "raft-leave": "manager",
+  "data-keys": "manager",
   "cluster-status": "manager",
 };
 export const NOTE_ROLES: { [N in RpcNote]: RpcNotes[N]["role"] } = {
@@ -130,6 +131,7 @@ export const PARAMS_SCHEMAS: { [M in RpcMethod]: z.ZodType<RpcMethods[M]["params
   "raft-join": z.object({ addr: shortText }),
   "raft-leave": nothing,
   "cluster-status": nothing,
+  "data-keys": nothing,
 };
 
 const stream = count;

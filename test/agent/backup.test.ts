@@ -1,4 +1,5 @@
 import { afterEach, describe, expect, test } from "bun:test";
+import { createHash } from "node:crypto";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,7 +8,11 @@ import {
   decodeBackup,
   encodeBackup,
   readBackupHeader,
+  unlockKeyIn,
 } from "../../agent/backup.ts";
+import { chooseAddresses } from "../../agent/address.ts";
+import { sealRoot, sealUnlockKey } from "../../agent/cluster-secrets.ts";
+import { openVault } from "../../agent/vault.ts";
 import { restoreCluster, writeRestoredLog } from "../../agent/restore.ts";
 import { ClusterError } from "../../core/errors.ts";
 import { createHost } from "../../core/raft/host.ts";
@@ -67,6 +72,7 @@ const HEADER: Omit<BackupHeader, "encryption"> = {
   index: 7,
   isStale: false,
 };
+const DATA_KEYS = [{ id: "k1", createdAtMs: 1, key: Buffer.alloc(32, 7).toString("base64") }];
 const refusal = (run: () => unknown): string => {
   try {
     run();
@@ -82,17 +88,21 @@ describe("backup file", () => {
     "gives back what was put in (passphrase %p)",
     async (phrase) => {
       const data = await snapshot();
-      const bytes = encodeBackup({ header: HEADER, snapshot: data }, phrase);
+      const bytes = encodeBackup({ header: HEADER, snapshot: data, dataKeys: DATA_KEYS }, phrase);
       const backup = decodeBackup(bytes, phrase);
       expect(Buffer.from(backup.snapshot).equals(Buffer.from(data))).toBe(true);
       expect(backup.header).toMatchObject(HEADER);
+      expect(backup.dataKeys).toEqual(DATA_KEYS);
+      // The keys are never among what is readable without the passphrase.
+      const isReadable = Buffer.from(bytes).includes(DATA_KEYS[0]!.key);
+      expect(isReadable).toBe(phrase === undefined);
       // Without the passphrase it still says what it is.
       expect(readBackupHeader(bytes)).toEqual(backup.header);
     },
   );
 
   test("is different each time it is encrypted, and does not open without the passphrase", async () => {
-    const backup = { header: HEADER, snapshot: await snapshot() };
+    const backup = { header: HEADER, snapshot: await snapshot(), dataKeys: DATA_KEYS };
     const bytes = encodeBackup(backup, PASSPHRASE);
     expect(Buffer.from(encodeBackup(backup, PASSPHRASE)).equals(Buffer.from(bytes))).toBe(false);
     expect(refusal(() => decodeBackup(bytes))).toContain("it is encrypted");
@@ -100,9 +110,53 @@ describe("backup file", () => {
     expect(refusal(() => encodeBackup(backup, "short"))).toContain("8 are needed");
   });
 
+  test("of a locked cluster has its unlock key, of another none", async () => {
+    const dir = mkdtempSync(join(tmpdir(), "shoal-backup-"));
+    dirs.push(dir);
+    const vault = openVault(dir);
+    vault.learn(DATA_KEYS);
+    const of = (set: Partial<ReturnType<typeof clusterDraft>>) => {
+      const rows = createMemoryRows();
+      applyOrThrow(rows, create("cluster", clusterDraft(set)), create("node", nodeDraft("n1", 1)));
+      const snapshot = encodeSnapshot(rows.index, bodiesOf(rows));
+      const header = { ...HEADER, index: rows.index };
+      return decodeBackup(encodeBackup({ header, snapshot, dataKeys: DATA_KEYS }));
+    };
+    const spec = { ...clusterDraft().spec, EncryptionConfig: { AutoLockManagers: true } };
+    const unlockKey = sealUnlockKey(vault, "SWMKEY-1-AAEC");
+    expect(unlockKeyIn(of({ spec, unlockKey }))).toBe("SWMKEY-1-AAEC");
+    expect(unlockKeyIn(of({}))).toBeUndefined();
+  });
+
+  test("restores with a CA key that is sealed by the backup's own keys", async () => {
+    const dir = mkdtempSync(join(tmpdir(), "shoal-backup-"));
+    dirs.push(dir);
+    const vault = openVault(dir);
+    vault.learn(DATA_KEYS);
+    const rows = createMemoryRows();
+    const rootCa = sealRoot(vault, await createRootCa());
+    applyOrThrow(
+      rows,
+      create("cluster", clusterDraft({ rootCa })),
+      create("node", nodeDraft("n1", 1)),
+    );
+    const snapshot = encodeSnapshot(rows.index, bodiesOf(rows));
+    const header = { ...HEADER, index: rows.index };
+    const backup = decodeBackup(encodeBackup({ header, snapshot, dataKeys: DATA_KEYS }));
+    const addresses = chooseAddresses({ AdvertiseAddr: "192.0.2.9", ListenAddr: "0.0.0.0:2377" });
+    const random = seededRandom(1);
+    const restored = await restoreCluster({ backup, addresses, nowMs: 1, random });
+    expect(readCertificate(restored.tls.certificatePem)).toMatchObject({ role: "manager" });
+    const without = { ...backup, dataKeys: [] };
+    const refused = await restoreCluster({ backup: without, addresses, nowMs: 1, random }).catch(
+      String,
+    );
+    expect(refused).toContain("does not have key");
+  });
+
   test("is refused when a bit of it has changed or its end is missing", async () => {
     const random = seededRandom(1);
-    const bytes = encodeBackup({ header: HEADER, snapshot: await snapshot() });
+    const bytes = encodeBackup({ header: HEADER, snapshot: await snapshot(), dataKeys: [] });
     const firstLine = bytes.indexOf(0x0a);
     for (let i = 0; i < 200; i++) {
       const at = Math.floor(random.next() * bytes.length);
@@ -121,18 +175,34 @@ describe("backup file", () => {
     const text = (content: string) => new TextEncoder().encode(content);
     expect(refusal(() => decodeBackup(text("")))).toContain("not a file that");
     expect(refusal(() => decodeBackup(text("PK\n\n")))).toContain("not a file that");
-    expect(refusal(() => decodeBackup(text("shoal-backup 2\n{}\nnew")))).toContain(
-      "its format is 2, this shoal reads 1",
+    expect(refusal(() => decodeBackup(text("shoal-backup 3\n{}\nnew")))).toContain(
+      "its format is 3, this shoal reads 2",
     );
-    const wrong = encodeBackup({ header: { ...HEADER, index: 8 }, snapshot: data });
+    const wrong = encodeBackup({
+      header: { ...HEADER, index: 8 },
+      snapshot: data,
+      dataKeys: [],
+    });
     expect(refusal(() => decodeBackup(wrong))).toContain("it says index 8 and holds 7");
+  });
+
+  test("of format 1, from before secrets were sealed, is read too", async () => {
+    const head = `shoal-backup 1\n${JSON.stringify({ ...HEADER, encryption: null })}\n`;
+    const data = await snapshot();
+    const bytes = Buffer.concat([Buffer.from(head), data]);
+    const digest = createHash("sha256").update(bytes).digest();
+    const backup = decodeBackup(Buffer.concat([bytes, digest]));
+    expect(backup.dataKeys).toEqual([]);
+    expect(Buffer.from(backup.snapshot).equals(Buffer.from(data))).toBe(true);
   });
 });
 
 describe("restoreCluster()", () => {
   const restore = async () =>
     restoreCluster({
-      backup: decodeBackup(encodeBackup({ header: HEADER, snapshot: await snapshot() })),
+      backup: decodeBackup(
+        encodeBackup({ header: HEADER, snapshot: await snapshot(), dataKeys: [] }),
+      ),
       addresses: {
         listen: { host: "0.0.0.0", port: 2377 },
         advertise: { host: "192.0.2.9", port: 2377 },
@@ -209,7 +279,7 @@ describe("restoreCluster()", () => {
   test("refuses a backup without a cluster", async () => {
     const empty = encodeSnapshot(7, []);
     const promise = restoreCluster({
-      backup: { header: { ...HEADER, encryption: null }, snapshot: empty },
+      backup: { header: { ...HEADER, encryption: null }, snapshot: empty, dataKeys: [] },
       addresses: {
         listen: { host: "0.0.0.0", port: 2377 },
         advertise: { host: "192.0.2.9", port: 2377 },

@@ -220,12 +220,13 @@ describe("foundCluster()", () => {
     expect(Math.abs(lifeMs - HOUR_MS)).toBeLessThan(1_000);
   });
 
-  test("refuses autolock, from the request and from the spec", async () => {
-    for (const request of [
-      { AutoLockManagers: true },
-      withSpec({ EncryptionConfig: { AutoLockManagers: true } }),
-    ]) {
-      expect(await refusal(request)).toStartWith("not-implemented: --autolock is not supported");
+  test("takes autolock from the request or from the spec, and makes the unlock key", async () => {
+    const isOn = { EncryptionConfig: { AutoLockManagers: true } };
+    for (const request of [{ AutoLockManagers: true }, withSpec(isOn)]) {
+      const { cluster } = await state(request);
+      expect(cluster.spec.EncryptionConfig).toEqual({ AutoLockManagers: true });
+      expect(cluster.unlockKey).toStartWith("SWMKEY-1-");
     }
+    expect((await state({})).cluster.unlockKey).toBeUndefined();
   });
 });

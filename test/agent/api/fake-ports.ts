@@ -44,7 +44,12 @@ export type FakePorts = ApiPorts & {
   local: LocalNode;
   raft: RaftStatus;
   proposed: StoreAction[][];
-  calls: { init: InitRequest[]; join: JoinRequest[]; leave: { force: boolean }[] };
+  calls: {
+    init: InitRequest[];
+    join: JoinRequest[];
+    leave: { force: boolean }[];
+    unlock: Uint8Array[];
+  };
   /** Set: every read and proposal fails so. */
   failure?: ClusterError;
   /** Writes one object as it is, at the next index. */
@@ -60,13 +65,19 @@ export function createFakePorts(engineSocket: string): FakePorts {
   const random = seededRandom(7);
   let index = 10;
   let nowMs = START_MS;
+  // Never on disk: only what was made in memory is asked of it.
+  const vaultDir = mkdtempSync(join(tmpdir(), "shoal-vault-"));
+  const vault = openVault(vaultDir);
+  vault.make(START_MS);
+  rmSync(vaultDir, { recursive: true });
   const ports: FakePorts = {
+    vault,
     rows,
     engineSocket,
     version: "0.1.0-test",
     random,
     proposed: [],
-    calls: { init: [], join: [], leave: [] },
+    calls: { init: [], join: [], leave: [], unlock: [] },
     local: {
       state: "active",
       nodeId: NODE_ID,
@@ -117,6 +128,9 @@ export function createFakePorts(engineSocket: string): FakePorts {
     },
     leave: async (options) => {
       ports.calls.leave.push(options);
+    },
+    unlock: async (unlockKey) => {
+      ports.calls.unlock.push(unlockKey);
     },
     metrics: () => Promise.resolve("shoal_session_open 1\n"),
     reportBug: () => {},

@@ -1,4 +1,7 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { openTokens } from "../../../agent/cluster-secrets.ts";
+import { LOCKED } from "../../../agent/lock.ts";
+import { ClusterError } from "../../../core/errors.ts";
 import { defaultClusterSpec } from "../../../core/objects/cluster.ts";
 import golden from "./golden/swarm.json" with { type: "json" };
 import { CA_PEM, CLUSTER_ID } from "./fake-ports.ts";
@@ -59,7 +62,6 @@ describe("POST /swarm/init", () => {
     [{ Spec: { Name: "other" } }, 400, 'swarm spec must be named "default"'],
     [{ DataPathPort: 80 }, 400, "Datapath port number is not in valid range (1024-49151) : 80"],
     [{ Availability: "away" }, 400, "invalid value for Availability: "],
-    [{ AutoLockManagers: true }, 501, "autolock is not supported yet"],
     [
       { Spec: { CAConfig: { ExternalCAs: [{ URL: "x" }] } } },
       501,
@@ -106,8 +108,12 @@ describe("POST /swarm/update", () => {
     const answer = await lab.call("POST", updatePath("&rotateWorkerToken=true"), wish);
     expect([answer.status, answer.text]).toEqual([200, ""]);
     expect(cluster().spec.Orchestration.TaskHistoryRetentionLimit).toBe(3);
-    expect(cluster().joinTokens.worker).toMatch(/^SWMTKN-1-[0-9a-z]{50}-[0-9a-z]{25}$/);
-    expect(cluster().joinTokens.manager).toBe("SWMTKN-1-digest-manager");
+    const tokens = openTokens(lab.ports.vault, cluster());
+    expect(tokens.worker).toMatch(/^SWMTKN-1-[0-9a-z]{50}-[0-9a-z]{25}$/);
+    expect(tokens.manager).toBe("SWMTKN-1-digest-manager");
+    expect(JSON.stringify(lab.ports.proposed)).not.toContain("SWMTKN");
+    const { body } = await lab.call("GET", "/swarm");
+    expect(at(body, "JoinTokens")).toEqual({ Worker: tokens.worker, Manager: tokens.manager });
     expect(cluster().rootCa.keyPem).toBe("the CA's key");
   });
 
@@ -117,7 +123,7 @@ describe("POST /swarm/update", () => {
     expect((await lab.call("POST", updatePath(), wish(1))).status).toBe(200);
     const { caRotation, joinTokens, spec: kept } = cluster();
     expect(caRotation?.isSigning).toBe(false);
-    expect(caRotation?.joinTokens.worker).toMatch(/^SWMTKN-1-/);
+    expect(JSON.stringify(caRotation)).not.toMatch(/SWMTKN|PRIVATE KEY/);
     expect(joinTokens.worker).toBe("SWMTKN-1-digest-worker");
     expect(kept.CAConfig.ForceRotate).toBe(1);
     const { body, text } = await lab.call("GET", "/swarm");
@@ -142,7 +148,6 @@ describe("POST /swarm/update", () => {
     ["rotateWorkerToken=perhaps", {}, 400, "invalid value for rotateWorkerToken: perhaps"],
     ["", { Name: "mine" }, 400, 'swarm spec must be named "default"'],
     ["", { CAConfig: { NodeCertExpiry: 1 } }, 400, "minimum certificate expiry time is: 1h0m0s"],
-    ["", { EncryptionConfig: { AutoLockManagers: true } }, 501, "autolock is not supported yet"],
     ["", { CAConfig: { ExternalCAs: [{ URL: "https://ca" }] } }, 501, "external CAs are not"],
     ["", { CAConfig: { SigningCACert: "x" } }, 400, "needs both its certificate and its key"],
     ["", { CAConfig: { SigningCACert: "x", SigningCAKey: "y" } }, 400, "no certificate in it"],
@@ -156,12 +161,97 @@ describe("POST /swarm/update", () => {
   });
 });
 
-describe("locks", () => {
-  test("there is no key, and nothing to unlock", async () => {
-    expect((await lab.call("GET", "/swarm/unlockkey")).body).toEqual({ UnlockKey: "" });
-    const unlock = await lab.call("POST", "/swarm/unlock", { UnlockKey: "x" });
-    expect([unlock.status, unlock.body]).toEqual([409, { message: "swarm is not locked" }]);
+describe("autolock", () => {
+  const spec = (AutoLockManagers: boolean) => ({
+    ...defaultClusterSpec(),
+    EncryptionConfig: { AutoLockManagers },
+  });
+  const update = (isOn: boolean, query = "") =>
+    lab.call("POST", updatePath(query), spec(isOn)).then(({ status }) => expect(status).toBe(200));
+  const unlockKey = async () => (await lab.call("GET", "/swarm/unlockkey")).body;
+  const unlock = (UnlockKey: unknown) => lab.call("POST", "/swarm/unlock", { UnlockKey });
+  const KEY = /^SWMKEY-1-[A-Za-z0-9+/]{43}$/;
+
+  test("off: there is no key, and nothing to unlock", async () => {
+    expect(await unlockKey()).toEqual({ UnlockKey: "" });
+    await update(false, "&rotateManagerUnlockKey=true");
+    expect(await unlockKey()).toEqual({ UnlockKey: "" });
+    const answer = await unlock("x");
+    expect([answer.status, answer.body]).toEqual([409, { message: "swarm is not locked" }]);
     inactive();
-    expect((await lab.call("POST", "/swarm/unlock", { UnlockKey: "x" })).status).toBe(503);
+    expect((await unlock("x")).status).toBe(503);
+  });
+
+  test("on makes a key, which stays until it is rotated and goes when it is switched off", async () => {
+    await update(true);
+    const first = await unlockKey();
+    expect(field(first, "UnlockKey")).toMatch(KEY);
+    expect(JSON.stringify(lab.ports.proposed)).not.toContain("SWMKEY");
+    await update(true);
+    expect(await unlockKey()).toEqual(first);
+    await update(true, "&rotateManagerUnlockKey=true");
+    const second = await unlockKey();
+    expect(field(second, "UnlockKey")).toMatch(KEY);
+    expect(second).not.toEqual(first);
+    expect((await lab.call("GET", "/swarm")).text).not.toMatch(/unlockKey|SWMKEY/);
+    await update(false);
+    expect(cluster().unlockKey).toBeUndefined();
+    expect(await unlockKey()).toEqual({ UnlockKey: "" });
+  });
+
+  test("init takes it from either place", async () => {
+    inactive();
+    for (const body of [{ AutoLockManagers: true }, { Spec: spec(true) }]) {
+      expect((await lab.call("POST", "/swarm/init", body)).status).toBe(200);
+    }
+  });
+
+  describe("a locked manager", () => {
+    beforeEach(() => {
+      lab.ports.local = { ...lab.ports.local, state: "locked", error: LOCKED, isManager: false };
+      lab.ports.failure = new ClusterError("unavailable", LOCKED);
+    });
+
+    test("says so to every call of the cluster, and in info and ping", async () => {
+      for (const path of ["/swarm", "/swarm/unlockkey", "/nodes", "/services", "/tasks"]) {
+        const { status, body } = await lab.call("GET", path);
+        expect([status, body]).toEqual([503, { message: LOCKED }]);
+      }
+      const { body } = await lab.call("GET", "/info");
+      expect(at(body, "Swarm", "LocalNodeState")).toBe("locked");
+      expect(at(body, "Swarm", "Error")).toBe(LOCKED);
+      expect(at(body, "Swarm", "ControlAvailable")).toBe(false);
+      const status = await lab.call("GET", "/shoal/v1/status");
+      expect(at(status.body, "node", "state")).toBe("locked");
+    });
+
+    test("takes a key, and refuses what is none", async () => {
+      for (const text of ["", "x", "SWMKEY-1-?", undefined]) {
+        const answer = await unlock(text);
+        expect([answer.status, answer.body]).toEqual([400, { message: "invalid key string" }]);
+      }
+      expect(lab.ports.calls.unlock).toEqual([]);
+      const answer = await unlock("SWMKEY-1-AAEC");
+      expect([answer.status, answer.text]).toEqual([200, ""]);
+      expect(lab.ports.calls.unlock).toEqual([Buffer.from([0, 1, 2])]);
+      lab.ports.unlock = async () => {
+        throw new ClusterError(
+          "unauthenticated",
+          "swarm could not be unlocked: invalid key provided",
+        );
+      };
+      expect((await unlock("SWMKEY-1-AAEC")).status).toBe(401);
+    });
+
+    test("is in a swarm: no other is made or joined", async () => {
+      const join = { RemoteAddrs: ["a:1"], JoinToken: "x" };
+      for (const answer of [
+        await lab.call("POST", "/swarm/init", {}),
+        await lab.call("POST", "/swarm/join", join),
+      ]) {
+        expect(answer.status).toBe(503);
+        expect(answer.text).toContain("already part of a swarm");
+      }
+    });
   });
 });
