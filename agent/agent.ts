@@ -2,6 +2,7 @@
 import { mkdirSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { ClusterError } from "../core/errors.ts";
+import type { BackendName } from "../net/mesh/backend.ts";
 import { createApp, serveApp } from "./api/app.ts";
 import { startFront } from "./api/front.ts";
 import { serveStreams } from "./api/stream-server.ts";
@@ -20,6 +21,7 @@ export type AgentOptions = {
   logLevel: string;
   /** See NodeOptions. */
   advertiseAddr?: string;
+  meshBackend: "auto" | BackendName;
 };
 
 /** sysexits.h EX_SOFTWARE: a broken invariant or a dead worker. systemd starts the agent again. */
@@ -42,6 +44,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   const node = createNode({
     dataDir: options.dataDir,
     engineSocket: options.engine,
+    meshBackend: options.meshBackend,
     version: VERSION.version,
     ...(options.advertiseAddr ? { advertiseAddr: options.advertiseAddr } : {}),
     log,

@@ -1,5 +1,6 @@
 /** The binary's entry: `shoal agent` runs the node, the other verbs are thin clients of its socket. */
 import { Command, Option } from "commander";
+import { BACKEND_NAMES, type BackendName } from "../net/mesh/backend.ts";
 import { addClientCommands } from "./cli/commands.ts";
 import { DEFAULT_SOCKET } from "./cli/socket.ts";
 import { VERSION } from "./version.ts";
@@ -21,6 +22,12 @@ program
       "this host's address, when it has changed since it joined",
     ).env("SHOAL_ADVERTISE_ADDR"),
   )
+  .addOption(
+    new Option("--mesh-backend <name>", "what balances and filters in this host's kernel")
+      .choices(["auto", ...BACKEND_NAMES])
+      .default("auto")
+      .env("SHOAL_MESH_BACKEND"),
+  )
   .action(
     async (flags: {
       dataDir: string;
@@ -28,6 +35,7 @@ program
       engine: string;
       logLevel: string;
       advertiseAddr?: string;
+      meshBackend: "auto" | BackendName;
     }) => {
       const { runAgent } = await import("./agent.ts");
       await runAgent(flags);

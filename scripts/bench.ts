@@ -4,12 +4,16 @@
  */
 import { cpus, totalmem } from "node:os";
 import { measureFootprint } from "./bench/footprint.ts";
+import { measureOrchestrate } from "./bench/orchestrate.ts";
+import { measureMesh } from "./bench/mesh.ts";
 import { measureRaft } from "./bench/raft.ts";
 
 export type BenchRow = { name: string; unit: string; ours: number; peer?: number; ratio?: number };
 
 const BENCHES: Record<string, (flags: readonly string[]) => Promise<BenchRow[]>> = {
   footprint: measureFootprint,
+  orchestrate: measureOrchestrate,
+  mesh: measureMesh,
   raft: measureRaft,
 };
 

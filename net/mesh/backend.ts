@@ -2,24 +2,37 @@
  * What a mesh back-end does, and how kernel commands are run.
  *
  * Devices, addresses, routes and rules are the same for every back-end (`routing.ts`). A back-end
- * owns the packet filter and the balancing of service addresses and published ports: nftables is
- * the first; iptables and IPVS are to implement the same type.
+ * owns the packet filter and the balancing of service addresses and published ports. There are three:
+ * nftables (`nftables.ts`), iptables (`iptables.ts`) and IPVS with iptables around it (`ipvs.ts`).
+ * Each names its objects differently, so that two can stand at once while one takes over.
  */
-import type { FilterPlan } from "./plan.ts";
+import type { Counts } from "./diff.ts";
+import type { FilterPlan, MeshSysctl } from "./plan.ts";
+
+export const BACKEND_NAMES = ["nftables", "iptables", "ipvs"] as const;
+export type BackendName = (typeof BACKEND_NAMES)[number];
 
 export type MeshBackend = {
-  readonly name: string;
+  readonly name: BackendName;
+  /** Service addresses are the host's own, as IPVS wants them; else they are only routed. */
+  readonly hasLocalVirtualIps: boolean;
+  /** Kernel settings that it needs beside those of every back-end. */
+  readonly sysctls: readonly MeshSysctl[];
+  /** Rules that INPUT must accept where it filters, in `iptables -S` form without the chain. */
+  readonly inputRules: readonly string[];
   /** @throws {ClusterError} unavailable, naming what the kernel or host lacks and how to get it. */
   probe(sample: FilterPlan): Promise<void>;
   /**
-   * Makes the kernel as planned, in one step that either happens or does not. After a failure the
-   * next call replaces everything.
+   * Makes the kernel as planned, in as few steps as the kernel's interface has: one for nftables, one
+   * per table for iptables, one per object for IPVS. After a failure the next call says everything.
    * @throws {ClusterError} unavailable with the tool's words.
    */
   apply(plan: FilterPlan): Promise<void>;
-  /** Compares the kernel with the last applied plan; true when it had to be mended. */
-  mend(): Promise<boolean>;
-  /** Removes all it made. */
+  /** Compares the kernel with the last applied plan; what had to be mended, by kind. */
+  mend(): Promise<Counts>;
+  /** True when the kernel holds something of it, such as from a run before this one. */
+  isPresent(): Promise<boolean>;
+  /** Removes all it made; nothing of the other back-ends. */
   wipe(): Promise<void>;
 };
 
@@ -28,7 +41,7 @@ export type CommandResult = { code: number; stdout: string; stderr: string };
 export type RunCommand = (argv: string[], stdin?: string) => Promise<CommandResult>;
 
 /** No kernel command takes this long; a hung one must not hang the mesh. */
-const COMMAND_TIMEOUT_MS = 30_000;
+const COMMAND_TIMEOUT_MS = 60_000;
 
 /** `prefix` goes before every command, such as nsenter for another network namespace. */
 export function commandRunner(prefix: string[] = []): RunCommand {

@@ -19,7 +19,12 @@ export type DriftKind =
   | "sysctl"
   | "hairpin"
   | "nft-table"
+  | "iptables-chains"
+  | "ipvs"
   | "iptables";
+
+/** How many objects of which kind. */
+export type Counts = Partial<Record<DriftKind, number>>;
 
 /** Everything below the filter: lines by key. */
 export type RoutingState = {
@@ -42,7 +47,7 @@ export type RoutingSteps = {
   ipLast: string[];
   bridgeLast: string[];
   /** How many objects of which kind were not as wanted. */
-  counts: Partial<Record<DriftKind, number>>;
+  counts: Counts;
 };
 
 /** What the kernel holds once the plan is applied. */

@@ -9,16 +9,19 @@
  *   in peers only).
  * The same `iptables` as dockerd's is used, whichever variant that is.
  */
-import { MARK_PERMIT } from "./names.ts";
+import { IPVS_MARK, MARK_PERMIT } from "./names.ts";
 import { BRIDGE_PATTERN } from "./render.ts";
 
 const USER_CHAIN = "DOCKER-USER";
 const MARK = `0x${MARK_PERMIT.toString(16)}`;
+/** Connections for service addresses, on their way to IPVS. */
+export const IPVS_INPUT_RULE = `-m mark --mark 0x${IPVS_MARK.toString(16)}/0x${IPVS_MARK.toString(16)} -j ACCEPT`;
 const ACCEPT_MARKED = `-m mark --mark ${MARK}/${MARK} -j ACCEPT`;
 
 /** Rules in `iptables -S` form, without the chain. */
-function inputRules(dataPathPort: number): string[] {
+function inputRules(dataPathPort: number, backendRules: readonly string[]): string[] {
   return [
+    ...backendRules,
     `-p udp -m udp --dport ${dataPathPort} -j ACCEPT`,
     `-i ${BRIDGE_PATTERN} -p tcp -m tcp --dport 53 -j ACCEPT`,
     `-i ${BRIDGE_PATTERN} -p udp -m udp --dport 53 -j ACCEPT`,
@@ -45,7 +48,11 @@ function parseChains(text: string): { chains: Chains; policies: Map<string, stri
  * The `iptables` commands (arguments after `iptables -w`) that mend the filter table, given the
  * output of `iptables -w -S`. Empty when all is as it should be.
  */
-export function planFirewall(output: string, dataPathPort: number): string[][] {
+export function planFirewall(
+  output: string,
+  dataPathPort: number,
+  backendRules: readonly string[] = [],
+): string[][] {
   const { chains, policies } = parseChains(output);
   const commands: string[][] = [];
   const run = (line: string) => commands.push(line.split(" "));
@@ -71,8 +78,9 @@ export function planFirewall(output: string, dataPathPort: number): string[][] {
     }
   }
   const input = chains.get("INPUT") ?? [];
-  const ours = inputRules(dataPathPort);
-  const isOpen = policies.get("INPUT") === "ACCEPT" && input.every((rule) => ours.includes(rule));
+  const ours = inputRules(dataPathPort, backendRules);
+  const isOurs = (rule: string) => ours.includes(rule) || / -j S[HI]-/.test(rule);
+  const isOpen = policies.get("INPUT") === "ACCEPT" && input.every(isOurs);
   if (!isOpen) {
     for (const rule of ours) {
       // Present is enough: an order that other tools change would be a fight without end.
@@ -89,5 +97,8 @@ export function planFirewallRemoval(output: string, dataPathPort: number): strin
     (chains.get(chain) ?? [])
       .filter((rule) => ours.includes(rule))
       .map((rule) => ["-D", chain, ...rule.split(" ")]);
-  return [...remove(USER_CHAIN, [ACCEPT_MARKED]), ...remove("INPUT", inputRules(dataPathPort))];
+  return [
+    ...remove(USER_CHAIN, [ACCEPT_MARKED]),
+    ...remove("INPUT", inputRules(dataPathPort, [IPVS_INPUT_RULE])),
+  ];
 }

@@ -11,16 +11,15 @@
 import type { AssignmentItem } from "../../core/dispatcher/assignment.ts";
 import { nameTable } from "../dns/answer.ts";
 import { type DnsServer, startDnsServer } from "../dns/server.ts";
-import { commandRunner, type MeshBackend } from "./backend.ts";
-import { wantedRouting } from "./diff.ts";
+import { BACKEND_NAMES, type BackendName, commandRunner, type MeshBackend } from "./backend.ts";
+import { type Counts, wantedRouting } from "./diff.ts";
 import { startLinkMonitor } from "./link-monitor.ts";
 import { bridgeName, MESH_DEVICE } from "./names.ts";
-import { nftablesBackend } from "./nftables.ts";
 import type { Interface } from "./observe.ts";
-import { type MeshPlan, planMesh } from "./plan.ts";
-import { probeHost } from "./probe.ts";
+import { createPlanMemory, type MeshPlan, planMesh } from "./plan.ts";
+import { chooseBackend, makeBackend, probeHost } from "./probe.ts";
 import type { MeshOutput } from "./protocol.ts";
-import { type Counts, kernelRouting } from "./routing.ts";
+import { kernelRouting } from "./routing.ts";
 import { applyAssignments, emptyTable, loadTable, removeTable, saveTable } from "./table.ts";
 
 /** A change waits this long for others; it never waits longer than the second figure. */
@@ -41,8 +40,12 @@ export type MeshOptions = {
   /** Directory of the last known table. */
   dir: string;
   notify(output: MeshOutput): void;
+  /** @default auto: nftables where the kernel has it, else iptables */
+  backend?: "auto" | BackendName;
   /** Goes before every command: runs the mesh of another network namespace, in tests. */
   commandPrefix?: string[];
+  /** The same namespace, for what is done without a command. */
+  namespacePath?: string;
   balance?: "random" | "increment";
   /** False where DNS is served by somebody else, as in tests of several nodes in one process. */
   hasDns?: boolean;
@@ -65,6 +68,11 @@ export type Mesh = {
   settled(): Promise<void>;
   /** Compares the kernel with the plan now. */
   check(): Promise<void>;
+  /**
+   * Another back-end takes over: its rules stand before the old one's go.
+   * @throws {ClusterError} unavailable, and nothing changed, when the kernel cannot carry it.
+   */
+  switchBackend(name: "auto" | BackendName): Promise<void>;
   wipe(): Promise<void>;
   stop(): Promise<void>;
 };
@@ -76,18 +84,27 @@ export type Mesh = {
 export async function startMesh(options: MeshOptions): Promise<Mesh> {
   const prefix = options.commandPrefix ?? [];
   const run = commandRunner(prefix);
-  const backend: MeshBackend = nftablesBackend(run);
-  const features = await probeHost(run, backend);
+  const features = await probeHost(run);
+  const backends = new Map<BackendName, MeshBackend>();
+  const make = (name: BackendName) => {
+    const known = backends.get(name) ?? makeBackend(name, run, options.namespacePath);
+    backends.set(name, known);
+    return known;
+  };
+  let backend = await chooseBackend(options.backend ?? "auto", make, features);
   const routing = kernelRouting(run);
   const table = await loadTable(options.dir);
   const dns: DnsServer | undefined =
     (options.hasDns ?? true) ? startDnsServer({ port: 53 }) : undefined;
 
+  const memory = createPlanMemory();
   let reportedIds: string[] = [];
   let applied: MeshPlan | undefined;
   let knownLegs: string[] = [];
   let settledDevices = "";
   let isFirewallDone = false;
+  /** What another back-end left, in an earlier run or before a switch, is still to be removed. */
+  let hasOthers = true;
   let lastError: string | undefined;
   let isStopped = false;
   const repairs: Record<string, number> = {};
@@ -189,11 +206,23 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
         device.name !== MESH_DEVICE &&
         device.addresses.some(({ address }) => address === self?.dataPathAddr),
     );
-    return planMesh(table, present, {
+    const planOptions = {
       underlayMtu: underlay?.mtu ?? UNDERLAY_MTU_DEFAULT,
       balance: options.balance ?? "random",
       hasBrNetfilter: features.hasBrNetfilter,
-    });
+      hasLocalVirtualIps: backend.hasLocalVirtualIps,
+      sysctls: backend.sysctls,
+    };
+    return planMesh(table, present, planOptions, memory);
+  };
+  /** After the own rules stand. */
+  const wipeOthers = async () => {
+    for (const name of BACKEND_NAMES) {
+      if (name === backend.name) continue;
+      const other = make(name);
+      if (await other.isPresent()) await other.wipe();
+    }
+    hasOthers = false;
   };
   /** Bridges that exist: what depends on them is done again when one is made anew. */
   const deviceKey = (plan: MeshPlan, interfaces: Interface[]) => {
@@ -215,9 +244,18 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
     );
   };
 
+  /** The newest mark in the table, and the newest that was told to be applied. */
+  const marks = { taken: 0, told: 0 };
+  const tellApplied = (mark: number) => {
+    if (mark <= marks.told) return;
+    marks.told = mark;
+    options.notify({ type: "applied", mark });
+  };
+
   const applyRound = async () => {
     let interfaces = await routing.interfaces();
     const plan = makePlan(interfaces);
+    const mark = marks.taken;
     try {
       if (!plan) {
         if (table.settings) fail(new Error("The assignments do not hold this node's own entry"));
@@ -227,9 +265,10 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       applied = undefined;
       await routing.apply(plan, found, () => backend.apply(plan.filter));
       if (!isFirewallDone) {
-        await routing.mendFirewall(plan.filter.dataPathPort);
+        await routing.mendFirewall(plan.filter.dataPathPort, backend.inputRules);
         isFirewallDone = true;
       }
+      if (hasOthers) await wipeOthers();
       if (found.link === undefined) interfaces = await routing.interfaces();
       const devices = deviceKey(plan, interfaces);
       if (devices !== settledDevices) {
@@ -242,18 +281,10 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
     } finally {
       if (plan) noteLegs(plan);
       updateDns(interfaces);
-  /** The newest mark in the table, and the newest that was told to be applied. */
-  const marks = { taken: 0, told: 0 };
-  const tellApplied = (mark: number) => {
-    if (mark <= marks.told) return;
-    marks.told = mark;
-    options.notify({ type: "applied", mark });
-  };
-
     }
+    if (applied) tellApplied(mark);
   };
 
-    const mark = marks.taken;
   const checkRound = async () => {
     if (isStopped) return;
     const before = await routing.interfaces();
@@ -269,10 +300,10 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
     // Until all of it has been done: a failure half way makes the next round start from the kernel.
     applied = undefined;
     const mended = await routing.apply(plan, found, async () => {
-      if (await backend.mend()) counts["nft-table"] = 1;
+      Object.assign(counts, await backend.mend());
     });
     Object.assign(counts, mended);
-    counts.iptables = await routing.mendFirewall(plan.filter.dataPathPort);
+    counts.iptables = await routing.mendFirewall(plan.filter.dataPathPort, backend.inputRules);
     const after = mended.link ? await routing.interfaces() : before;
     counts.sysctl = await routing.mendSysctls(plan, after);
     // A port whose event waits for its turn is new, not drifted.
@@ -280,7 +311,6 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
     const portCount = await routing.mendPorts();
     counts.hairpin = isPortNew ? 0 : portCount;
     settledDevices = deviceKey(plan, after);
-    if (applied) tellApplied(mark);
     applied = plan;
     const what: string[] = [];
     for (const [kind, count] of Object.entries(counts)) {
@@ -329,7 +359,6 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   };
 
   return {
-    backendName: backend.name,
     assignments: (change) => {
       marks.taken = change.mark ?? marks.taken;
       const hasChanged = applyAssignments(table, change);
@@ -359,6 +388,25 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       await tail;
       await enqueue("check", checkRound);
     },
+    switchBackend: async (name) => {
+      let refusal: unknown;
+      await tail;
+      await enqueue("switch", async () => {
+        try {
+          const next = await chooseBackend(name, make, features);
+          if (next.name === backend.name) return;
+          backend = next;
+        } catch (error) {
+          refusal = error;
+          return;
+        }
+        hasOthers = true;
+        isFirewallDone = false;
+        settledDevices = "";
+        await applyRound();
+      });
+      if (refusal !== undefined) throw refusal;
+    },
     wipe: () => {
       clearTimeout(debounceTimer);
       debounceTimer = undefined;
@@ -374,6 +422,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
         clearTimeout(saveTimer);
         saveTimer = undefined;
         await backend.wipe();
+        await wipeOthers();
         await routing.wipe(port);
         await removeTable(options.dir);
       });

@@ -26,6 +26,13 @@ export const MARK_PERMIT = 0x1000_0000;
 /** Bit 29 of the conntrack mark: the flow came in by a port published on this node. */
 export const MARK_PUBLISHED = 0x2000_0000;
 
+/**
+ * Bit 30 of the packet mark: the packet is for IPVS, and the whole mark names the service
+ * (`ipvsAddressMark`, `ipvsPortMark`) until it leaves. Bit 29 in such a mark: a published port.
+ */
+export const IPVS_MARK = 0x4000_0000;
+export const IPVS_MARK_PORT = 0x2000_0000;
+
 export const BRIDGE_PREFIX = "sh";
 const BRIDGE_NAME = /^sh[0-9a-f]{8}$/;
 
@@ -58,4 +65,23 @@ export function nodeMark(index: number): number {
 /** Text that nft accepts as part of a chain name. */
 export function chainNamePart(id: string): string {
   return id.replace(/[^A-Za-z0-9_]/g, "_").slice(0, 40);
+}
+
+/**
+ * Mark of the IPVS service of a service address: made of the address, so that no number has to be
+ * given out. Addresses of the private ranges differ in the 28 bits that are used.
+ */
+export function ipvsAddressMark(address: string): number {
+  return (IPVS_MARK | ((parseIpv4(address) ?? 0) & 0x0fff_ffff)) >>> 0;
+}
+
+const PROTOCOL_NUMBERS = { tcp: 6, udp: 17, sctp: 132 } as const;
+
+/** Mark of the IPVS service of a published port. */
+export function ipvsPortMark(port: {
+  protocol: keyof typeof PROTOCOL_NUMBERS;
+  publishedPort: number;
+}): number {
+  const number = PROTOCOL_NUMBERS[port.protocol];
+  return (IPVS_MARK | IPVS_MARK_PORT | (number << 16) | port.publishedPort) >>> 0;
 }

@@ -5,34 +5,37 @@
  * deleted and made again in two steps); `applied` is what the last successful transaction left, and
  * undefined when that is not known, in which case the next apply replaces the whole table.
  *
- * Drift: the cheap check asks for one small chain (the table is gone after `nft flush ruleset`). The
- * full check compares a digest of the listed table with the one taken after the last apply, so that
- * any foreign change is seen; listing costs time in proportion to the table, so it is done so seldom
- * that it takes at most 1 % of the time.
+ * Drift: the kernel counts every change of its tables; while that number is the one after our own
+ * last change, nothing is read. When others have changed something, it is first asked whether the
+ * table is there (gone after `nft flush ruleset`), then a digest of the listed table is compared with
+ * the one taken after the last apply, so that any foreign change is seen; listing costs time in
+ * proportion to the table, so it is done so seldom that it takes at most 1 % of the time.
  */
 import { createHash } from "node:crypto";
 import { ClusterError } from "../../core/errors.ts";
 import { complaint, type MeshBackend, type RunCommand } from "./backend.ts";
 import { NFT_TABLE } from "./names.ts";
 import type { FilterPlan } from "./plan.ts";
-import {
-  nftChangeText,
-  nftDeleteText,
-  type NftTable,
-  nftTableText,
-  renderNftTable,
-} from "./render.ts";
+import { nftDeleteText, nftPlanChangeText, nftTableText, renderNftTable } from "./render.ts";
 
 /** A change of more commands or elements is told as the whole table. */
 const CHANGE_COMMANDS_MAX = 2_000;
 /** The full check takes at most one part in this many of the time. */
 const FULL_CHECK_SHARE = 100;
 
-/** The back-end over `run`, which executes the nft tool; nothing is run until it is asked to. */
-export function nftablesBackend(run: RunCommand): MeshBackend {
-  let applied: NftTable | undefined;
+/**
+ * The back-end over `run`, which executes the nft tool; nothing is run until it is asked to.
+ * `readGeneration`: a number that the kernel counts up with every change of any table by anybody;
+ * undefined where it cannot be read.
+ */
+export function nftablesBackend(
+  run: RunCommand,
+  readGeneration: () => number | undefined = () => undefined,
+): MeshBackend {
+  let applied: FilterPlan | undefined;
   let digest: string | undefined;
   let fullCheckDueMs = 0;
+  let seenGeneration: number | undefined;
 
   const transact = async (text: string) => {
     const result = await run(["nft", "-f", "-"], text);
@@ -41,10 +44,20 @@ export function nftablesBackend(run: RunCommand): MeshBackend {
       throw new ClusterError("unavailable", `Cannot program nftables: ${complaint(result)}`);
     }
   };
-  const replace = async (table: NftTable) => {
+  const replace = async (plan: FilterPlan) => {
     digest = undefined;
-    await transact(nftTableText(table));
-    applied = table;
+    await transact(nftTableText(renderNftTable(plan)));
+    noteApplied(plan);
+  };
+  const noteApplied = (plan: FilterPlan) => {
+    applied = plan;
+    seenGeneration = readGeneration();
+  };
+  // Looked at without the kernel making anything, and without the tool reading the table as a listing
+  // of any part of it would: a table can only be created where there is none.
+  const isPresent = async () => {
+    const result = await run(["nft", "-c", "-f", "-"], `create table inet ${NFT_TABLE}\n`);
+    return result.code !== 0 && /File exists/.test(result.stderr);
   };
   /** Undefined when the table cannot be listed: it is not there. */
   const listDigest = async () => {
@@ -58,6 +71,9 @@ export function nftablesBackend(run: RunCommand): MeshBackend {
 
   return {
     name: "nftables",
+    hasLocalVirtualIps: false,
+    sysctls: [],
+    inputRules: [],
     probe: async (sample) => {
       const version = await run(["nft", "--version"]);
       if (version.code === 127) {
@@ -87,36 +103,39 @@ export function nftablesBackend(run: RunCommand): MeshBackend {
       }
     },
     apply: async (plan: FilterPlan) => {
-      const table = renderNftTable(plan);
-      if (!applied) return replace(table);
-      const change = nftChangeText(applied, table, CHANGE_COMMANDS_MAX);
+      if (!applied) return replace(plan);
+      const change = nftPlanChangeText(applied, plan, CHANGE_COMMANDS_MAX);
       if (change === "") return undefined;
-      if (change === undefined) return replace(table);
+      if (change === undefined) return replace(plan);
       digest = undefined;
       try {
         await transact(change);
-        applied = table;
+        noteApplied(plan);
       } catch {
         // The kernel's table was not what we thought: say it all.
-        await replace(table);
+        await replace(plan);
       }
       return undefined;
     },
     mend: async () => {
-      const table = applied;
-      if (!table) return false;
-      const probe = await run(["nft", "list", "chain", "inet", NFT_TABLE, "permit"]);
-      if (probe.code === 0 && digest !== undefined && performance.now() < fullCheckDueMs) {
-        return false;
-      }
-      const found = probe.code === 0 ? await listDigest() : undefined;
+      const plan = applied;
+      if (!plan) return {};
+      const generation = readGeneration();
+      const isUntouched = generation !== undefined && generation === seenGeneration;
+      // Nobody has changed any table since we looked: that needs no listing, whatever the size.
+      if (isUntouched && digest !== undefined) return {};
+      const isThere = await isPresent();
+      if (isThere && performance.now() < fullCheckDueMs) return {};
+      const found = isThere ? await listDigest() : undefined;
       if (found !== undefined && (digest === undefined || digest === found)) {
         digest = found;
-        return false;
+        seenGeneration = generation;
+        return {};
       }
-      await replace(table);
-      return true;
+      await replace(plan);
+      return { "nft-table": 1 };
     },
+    isPresent,
     wipe: async () => {
       await transact(nftDeleteText());
       applied = undefined;

@@ -40,6 +40,7 @@ type LinkJson = {
   addr_info?: { family?: string; local?: string; prefixlen?: number }[];
 };
 type RouteJson = {
+  type?: string;
   dst?: string;
   gateway?: string;
   dev?: string;
@@ -136,10 +137,11 @@ export function parseRoutes(text: string): Map<string, string> {
     const route: MeshRoute = { destination, table };
     if (entry.gateway !== undefined) route.via = entry.gateway;
     if (entry.prefsrc !== undefined) route.source = entry.prefsrc;
-    const isLinkScope = entry.scope === "link";
+    if (entry.type === "local") route.isLocal = true;
+    const scope = route.isLocal ? "host" : "link";
     const isOnlink = entry.flags?.includes("onlink") ?? false;
     const isAsMade =
-      entry.dev === MESH_DEVICE && (route.via === undefined ? isLinkScope : isOnlink);
+      entry.dev === MESH_DEVICE && (route.via === undefined ? entry.scope === scope : isOnlink);
     lines.set(`${destination} table ${table}`, isAsMade ? routeLine(route) : "other");
   }
   return lines;

@@ -38,6 +38,10 @@ export type PlanOptions = {
   balance: "random" | "increment";
   /** False when bridged packets cannot pass conntrack: a task on the client's node loses the client's address. */
   hasBrNetfilter: boolean;
+  /** Service addresses are the host's own (IPVS); else a route that leads nowhere. @default false */
+  hasLocalVirtualIps?: boolean;
+  /** What the back-end wants beside. @default none */
+  sysctls?: readonly MeshSysctl[];
 };
 
 export type MeshLink = { mac: string; mtu: number; vni: number; local: string; port: number };
@@ -50,6 +54,8 @@ export type MeshRoute = {
   via?: string;
   /** Preferred source, the node's own mesh address. */
   source?: string;
+  /** The destination is this host. */
+  isLocal?: boolean;
 };
 export type MeshRule =
   | { priority: number; mark: number; mask: number; goto: number }
@@ -89,12 +95,20 @@ export type FilterPlan = {
   selfLoops: { node: string; task: string }[];
   /** Published ports of local tasks, as seen behind the translation. */
   publishedTasks: { address: string; protocol: string; port: number }[];
-  virtualIps: { bridge: string; address: string; chain: string; targets: string[] }[];
+  virtualIps: {
+    bridge: string;
+    address: string;
+    chain: string;
+    targets: string[];
+    /** Tasks that get no new connection but may have old ones. */
+    unready: string[];
+  }[];
   ports: {
     protocol: "tcp" | "udp" | "sctp";
     publishedPort: number;
     targetPort: number;
     targets: string[];
+    unready: string[];
   }[];
 };
 
@@ -118,12 +132,14 @@ type Draft = { conflicts: string[] };
 /**
  * The plan for the node that `table.settings` names, or undefined while the table does not hold the
  * node's own peer entry: then the kernel stays as it is.
- * `presentNetworkIds`: overlay networks that the engine has here.
+ * `presentNetworkIds`: overlay networks that the engine has here. `memory`: of the plans before this
+ * one; it changes what planning costs and which parts are the same objects, never what is planned.
  */
 export function planMesh(
   table: MeshTable,
   presentNetworkIds: ReadonlySet<NetworkId>,
   options: PlanOptions,
+  memory: PlanMemory = createPlanMemory(),
 ): MeshPlan | undefined {
   const { settings } = table;
   const self = [...table.peers.values()].find((peer) => peer.nodeId === settings?.nodeId);
@@ -141,12 +157,14 @@ export function planMesh(
   const serviceById = new Map(services.map((service) => [service.serviceId, service]));
   const endpoints = [...table.endpoints.values()]
     .filter((endpoint) => nodeAddress.has(endpoint.nodeId))
-    .map((endpoint) => ({
-      ...endpoint,
-      addresses: endpoint.addresses.filter(
-        (leg) => networkById.has(leg.networkId) && isIpv4(leg.address),
-      ),
-    }))
+    .map((endpoint) => {
+      const isUsable = (leg: EndpointEntry["addresses"][number]) =>
+        networkById.has(leg.networkId) && isIpv4(leg.address);
+      // The same object where nothing is left out: the memory knows it again.
+      return endpoint.addresses.every(isUsable)
+        ? endpoint
+        : { ...endpoint, addresses: endpoint.addresses.filter(isUsable) };
+    })
     .sort((a, b) => compareText(a.taskId, b.taskId));
   const local = endpoints.filter((endpoint) => endpoint.nodeId === self.nodeId);
   // A network with an assigned task counts before the engine has it: routes come before packets.
@@ -178,49 +196,38 @@ export function planMesh(
     localAddresses: new Set(localAddresses),
   });
 
+  const context: ServiceContext = {
+    selfId: self.nodeId,
+    networkById,
+    presentIds,
+    nodeAddress,
+    publishAddress,
+    bridges: new Map(present.map((network) => [network.id, bridgeName(network.id)])),
+  };
+  refreshMemory(memory, networks, context);
   const virtualIps: FilterPlan["virtualIps"] = [];
   const ports: FilterPlan["ports"] = [];
   const publishedTasks: FilterPlan["publishedTasks"] = [];
   const selfLoops = new Map<string, { node: string; task: string }>();
   for (const service of services) {
     const mine = endpointsOf.get(service.serviceId) ?? [];
-    const ready = mine.filter((endpoint) => endpoint.isReady);
-    for (const virtualIp of service.mode === "vip" ? service.virtualIps : []) {
-      const network = networkById.get(virtualIp.networkId);
-      if (!network || !presentIds.has(network.id) || !isIpv4(virtualIp.address)) continue;
-      const bridge = bridgeName(network.id);
-      virtualIps.push({
-        bridge,
-        address: virtualIp.address,
-        chain: `vip_${chainNamePart(service.serviceId)}_${bridge}`,
-        targets: unique(
-          ready.flatMap((endpoint) =>
-            endpoint.addresses
-              .filter((leg) => leg.networkId === network.id)
-              .map((leg) => leg.address),
-          ),
-        ),
-      });
-    }
     const published = publishedOf.get(service.serviceId) ?? [];
-    const addressesOf = (some: EndpointEntry[]) =>
-      unique(some.flatMap((endpoint) => publishAddress.get(endpoint.taskId) ?? []));
-    for (const port of published) {
-      ports.push({ ...port, targets: addressesOf(ready) });
-      for (const address of addressesOf(mine.filter((task) => task.nodeId === self.nodeId))) {
-        publishedTasks.push({ address, protocol: port.protocol, port: port.targetPort });
-      }
-    }
-    if (published.length === 0) continue;
-    for (const endpoint of mine) {
-      const node = nodeAddress.get(endpoint.nodeId);
-      const task = publishAddress.get(endpoint.taskId);
-      if (node && task) selfLoops.set(`${node} ${task}`, { node, task });
-    }
+    const parts = recallService(memory, service, mine, published, context);
+    virtualIps.push(...parts.virtualIps);
+    ports.push(...parts.ports);
+    publishedTasks.push(...parts.publishedTasks);
+    for (const loop of parts.selfLoops) selfLoops.set(`${loop.node} ${loop.task}`, loop);
+  }
+  if (memory.services.size > services.length) {
+    for (const id of memory.services.keys()) if (!serviceById.has(id)) memory.services.delete(id);
   }
   const usableVips = chooseVirtualIps(virtualIps, draft);
   for (const { address } of usableVips) {
-    routes.set(`main ${address}/32`, { destination: `${address}/32`, table: "main" });
+    const destination = `${address}/32`;
+    const route: MeshRoute = options.hasLocalVirtualIps
+      ? { destination, table: "local", source: self.meshAddress, isLocal: true }
+      : { destination, table: "main" };
+    routes.set(`${route.table} ${destination}`, route);
   }
 
   return {
@@ -275,6 +282,121 @@ export function planMesh(
       .sort(),
     conflicts: draft.conflicts,
   };
+}
+
+type ServiceContext = {
+  selfId: string;
+  networkById: ReadonlyMap<NetworkId, Network>;
+  presentIds: ReadonlySet<NetworkId>;
+  nodeAddress: ReadonlyMap<string, string>;
+  publishAddress: ReadonlyMap<string, string>;
+  /** Bridge of every network that is here. */
+  bridges: ReadonlyMap<NetworkId, string>;
+};
+type ServiceParts = Pick<FilterPlan, "virtualIps" | "ports" | "publishedTasks" | "selfLoops">;
+
+/** What the last plan made of each service, and of what. */
+export type PlanMemory = {
+  /** Everything that the parts of every service depend on, as text. */
+  environment: string;
+  services: Map<
+    string,
+    {
+      service: ServiceEntry;
+      endpoints: EndpointEntry[];
+      published: PortEntry[];
+      parts: ServiceParts;
+    }
+  >;
+};
+
+export function createPlanMemory(): PlanMemory {
+  return { environment: "", services: new Map() };
+}
+
+/** Forgets everything when something changed that concerns all services. */
+function refreshMemory(memory: PlanMemory, networks: Network[], context: ServiceContext): void {
+  const environment = JSON.stringify([
+    context.selfId,
+    [...context.nodeAddress],
+    networks.map(({ id, spec }) => [id, spec.Name, spec.Internal, context.presentIds.has(id)]),
+  ]);
+  if (environment === memory.environment) return;
+  memory.environment = environment;
+  memory.services.clear();
+}
+
+function recallService(
+  memory: PlanMemory,
+  service: ServiceEntry,
+  endpoints: EndpointEntry[],
+  published: PortEntry[],
+  context: ServiceContext,
+): ServiceParts {
+  const known = memory.services.get(service.serviceId);
+  const isSamePort = (a: PortEntry, b: PortEntry | undefined) =>
+    a.protocol === b?.protocol &&
+    a.publishedPort === b.publishedPort &&
+    a.targetPort === b.targetPort;
+  if (
+    known?.service === service &&
+    known.endpoints.length === endpoints.length &&
+    known.endpoints.every((endpoint, place) => endpoint === endpoints[place]) &&
+    known.published.length === published.length &&
+    known.published.every((port, place) => isSamePort(port, published[place]))
+  ) {
+    return known.parts;
+  }
+  const parts = planService(service, endpoints, published, context);
+  memory.services.set(service.serviceId, { service, endpoints, published, parts });
+  return parts;
+}
+
+function planService(
+  service: ServiceEntry,
+  mine: EndpointEntry[],
+  published: PortEntry[],
+  context: ServiceContext,
+): ServiceParts {
+  const { networkById, publishAddress, nodeAddress } = context;
+  const parts: ServiceParts = { virtualIps: [], ports: [], publishedTasks: [], selfLoops: [] };
+  const ready = mine.filter((endpoint) => endpoint.isReady);
+  const unready = mine.filter((endpoint) => !endpoint.isReady);
+  for (const virtualIp of service.mode === "vip" ? service.virtualIps : []) {
+    const network = networkById.get(virtualIp.networkId);
+    const bridge = context.bridges.get(virtualIp.networkId);
+    if (!network || bridge === undefined || !isIpv4(virtualIp.address)) continue;
+    const legsOf = (some: EndpointEntry[]) =>
+      unique(
+        some.flatMap((endpoint) =>
+          endpoint.addresses
+            .filter((leg) => leg.networkId === network.id)
+            .map((leg) => leg.address),
+        ),
+      );
+    parts.virtualIps.push({
+      bridge,
+      address: virtualIp.address,
+      chain: `vip_${chainNamePart(service.serviceId)}_${bridge}`,
+      targets: legsOf(ready),
+      unready: legsOf(unready),
+    });
+  }
+  const addressesOf = (some: EndpointEntry[]) =>
+    unique(some.flatMap((endpoint) => publishAddress.get(endpoint.taskId) ?? []));
+  for (const port of published) {
+    parts.ports.push({ ...port, targets: addressesOf(ready), unready: addressesOf(unready) });
+    for (const address of addressesOf(mine.filter((task) => task.nodeId === context.selfId))) {
+      parts.publishedTasks.push({ address, protocol: port.protocol, port: port.targetPort });
+    }
+  }
+  if (published.length === 0) return parts;
+  for (const endpoint of mine) {
+    const node = nodeAddress.get(endpoint.nodeId);
+    const task = publishAddress.get(endpoint.taskId);
+    if (node !== undefined && task !== undefined) parts.selfLoops.push({ node, task });
+  }
+  return parts;
 }
 
 /** The address to which published ports are translated; none for a task with internal legs only. */
@@ -368,13 +490,12 @@ function isPort(port: number): boolean {
   return Number.isInteger(port) && port >= 1 && port <= 65_535;
 }
 
+type PortEntry = Omit<FilterPlan["ports"][number], "targets" | "unready">;
+
 /** Published ports by service; a port that two services claim stays with the first by id. */
-function choosePorts(
-  services: ServiceEntry[],
-  draft: Draft,
-): Map<string, Omit<FilterPlan["ports"][number], "targets">[]> {
+function choosePorts(services: ServiceEntry[], draft: Draft): Map<string, PortEntry[]> {
   const taken = new Set<string>();
-  const chosen = new Map<string, Omit<FilterPlan["ports"][number], "targets">[]>();
+  const chosen = new Map<string, PortEntry[]>();
   for (const service of services) {
     const ports = [];
     for (const { protocol, publishedPort, targetPort } of service.ports) {
@@ -484,6 +605,7 @@ function planSysctls(present: Network[], options: PlanOptions): MeshSysctl[] {
       isMinimum: true,
     },
   ];
+  sysctls.push(...(options.sysctls ?? []));
   if (options.hasBrNetfilter) {
     sysctls.push({ key: "net.bridge.bridge-nf-call-iptables", value: 1 });
   }

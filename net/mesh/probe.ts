@@ -2,9 +2,15 @@
  * What the host must have before the mesh can start. Checked once, at init, with the very objects
  * that will be used; each lack is named together with its cure.
  */
+import { unreachable } from "../../core/assert.ts";
 import { ClusterError } from "../../core/errors.ts";
-import { complaint, type MeshBackend, type RunCommand } from "./backend.ts";
+import { type BackendName, complaint, type MeshBackend, type RunCommand } from "./backend.ts";
+import { iptablesBackend } from "./iptables.ts";
+import { ipvsBackend } from "./ipvs.ts";
+import { openIpvs } from "./ipvs-netlink.ts";
 import { MESH_DEVICE } from "./names.ts";
+import { nftGenerationReader } from "./netlink.ts";
+import { nftablesBackend } from "./nftables.ts";
 import type { FilterPlan } from "./plan.ts";
 
 const TOOLS: readonly { argv: string[]; packageName: string }[] = [
@@ -21,7 +27,7 @@ const BRIDGE_SYSCTL = "net.bridge.bridge-nf-call-iptables";
 export type HostFeatures = { hasBrNetfilter: boolean };
 
 /** @throws {ClusterError} unavailable, naming what is missing and how to get it. */
-export async function probeHost(run: RunCommand, backend: MeshBackend): Promise<HostFeatures> {
+export async function probeHost(run: RunCommand): Promise<HostFeatures> {
   const missing: string[] = [];
   for (const { argv, packageName } of TOOLS) {
     const result = await run(argv);
@@ -34,9 +40,51 @@ export async function probeHost(run: RunCommand, backend: MeshBackend): Promise<
     );
   }
   await probeVxlan(run);
-  const hasBrNetfilter = await probeBrNetfilter(run);
-  await backend.probe(sampleFilter(hasBrNetfilter));
-  return { hasBrNetfilter };
+  return { hasBrNetfilter: await probeBrNetfilter(run) };
+}
+
+/** Back-ends in the order in which `auto` tries them; IPVS only by configuration. */
+const AUTO: readonly BackendName[] = ["nftables", "iptables"];
+
+/** One back-end, not probed yet. `namespacePath`: where IPVS is, in tests of several hosts in one process. */
+export function makeBackend(
+  name: BackendName,
+  run: RunCommand,
+  namespacePath?: string,
+): MeshBackend {
+  switch (name) {
+    case "nftables":
+      return nftablesBackend(run, nftGenerationReader(namespacePath));
+    case "iptables":
+      return iptablesBackend(run);
+    case "ipvs":
+      return ipvsBackend(run, () => openIpvs(namespacePath));
+  }
+  return unreachable(name);
+}
+
+/**
+ * The first back-end that this kernel can carry, or the one that is asked for.
+ * @throws {ClusterError} unavailable, with what each of them lacks.
+ */
+export async function chooseBackend(
+  wanted: BackendName | "auto",
+  make: (name: BackendName) => MeshBackend,
+  features: HostFeatures,
+): Promise<MeshBackend> {
+  const sample = sampleFilter(features.hasBrNetfilter);
+  const lacks: string[] = [];
+  for (const name of wanted === "auto" ? AUTO : [wanted]) {
+    const backend = make(name);
+    try {
+      await backend.probe(sample);
+      return backend;
+    } catch (error) {
+      if (!(error instanceof ClusterError)) throw error;
+      lacks.push(error.message);
+    }
+  }
+  throw new ClusterError("unavailable", lacks.join(". "));
 }
 
 async function probeVxlan(run: RunCommand): Promise<void> {
@@ -81,6 +129,14 @@ function sampleFilter(hasBrNetfilter: boolean): FilterPlan {
         address: "198.51.100.2",
         chain: "vip_probe_sh00000000",
         targets: ["198.51.100.3", "198.51.100.4"],
+        unready: [],
+      },
+      {
+        bridge: "sh00000000",
+        address: "198.51.100.5",
+        chain: "vip_probe2_sh00000000",
+        targets: [],
+        unready: [],
       },
     ],
     ports: [
@@ -89,6 +145,7 @@ function sampleFilter(hasBrNetfilter: boolean): FilterPlan {
         publishedPort: 80,
         targetPort: 80,
         targets: ["198.51.100.3", "198.51.100.4"],
+        unready: [],
       },
     ],
   };

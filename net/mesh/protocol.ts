@@ -1,12 +1,13 @@
 /** Messages between main and the mesh worker: endpoint table → kernel and DNS on this node. */
 import type { AssignmentItem } from "../../core/dispatcher/assignment.ts";
+import type { BackendName } from "./backend.ts";
 
 export type MeshInput =
   /** First message. Answer `{ type: "ready", backend }`. Probes the kernel; error unavailable says what is missing. */
   | {
       type: "init" /** Directory for the last known table. */;
       dir: string;
-      backend: "auto" | "nftables";
+      backend: "auto" | BackendName;
       engineSocket: string;
     }
   /** Kinds settings, peer, network, service, endpoint; others are ignored. As ReconcilerInput. Notification. */
@@ -20,6 +21,11 @@ export type MeshInput =
     }
   /** From the reconciler: overlay networks that exist in the engine on this node. Notification. */
   | { type: "networks-present"; networkIds: string[] }
+  /**
+   * Another back-end takes over while traffic goes on. Answer ready, with the one that works then;
+   * error unavailable, and nothing changed, when the kernel lacks something.
+   */
+  | { type: "switch"; backend: "auto" | BackendName }
   /** Answer `{ type: "status", … }`. */
   | { type: "status" }
   /** Remove every kernel object made by shoal (leave, uninstall). Answer done. */
@@ -33,7 +39,8 @@ export type MeshAnswer =
   | { type: "done" };
 
 export type MeshOutput =
-  /** Drift was found and mended: what it was. */
-  { type: "repaired"; what: string[] } | { type: "apply-failed"; message: string };
   /** What came up to the assignments of this mark is in the kernel and in DNS. */
   | { type: "applied"; mark: number }
+  /** Drift was found and mended: what it was. */
+  | { type: "repaired"; what: string[] }
+  | { type: "apply-failed"; message: string };

@@ -1,10 +1,13 @@
 /**
  * Plans as text for nft, ip and bridge. Pure.
  *
- * The nft table has two halves. Sets, maps and the small load-balancing chains change with every
- * task; they are kept as objects, so that a change can be told in a few commands. The hooked chains
- * are constant: they only look things up. Text of the hooked chains and the reason for each rule
- * stand together in `fixedChains`.
+ * The nft table has two halves. Sets and maps change with every task; they are kept as objects, so
+ * that a change can be told in a few elements. The chains are constant: they only look things up.
+ * Text of the hooked chains and the reason for each rule stand together in `fixedChains`.
+ *
+ * Balancing is by maps too, address and turn to target, with one chain per number of targets and none
+ * per service: a rule with a map of its own is an unnamed set in the kernel, and the tool reads the
+ * list of all sets and chains for every change.
  */
 import {
   BRIDGE_PREFIX,
@@ -17,6 +20,7 @@ import {
   ROUTE_PROTOCOL,
 } from "./names.ts";
 import type { FilterPlan, MeshLink, MeshRoute, MeshRule } from "./plan.ts";
+import { changedParts } from "./plan-change.ts";
 
 export type NftSet = {
   kind: "set" | "map";
@@ -30,7 +34,7 @@ export type NftSet = {
 };
 export type NftTable = {
   sets: NftSet[];
-  /** Load-balancing chains: name to rule, empty for "no target". */
+  /** Load-balancing chains, one per number of targets: name to rules. */
   chains: Map<string, string>;
   fixed: string;
 };
@@ -65,12 +69,8 @@ export function renderNftTable(plan: FilterPlan): NftTable {
     });
   };
   const { networks, peers } = plan;
-  const chains = new Map<string, string>();
   const live = plan.virtualIps.filter((virtualIp) => virtualIp.targets.length > 0);
-  for (const { chain, targets } of live) chains.set(chain, translate(targets, "", plan.balance));
-  for (const port of plan.ports) {
-    chains.set(portChain(port), portRule(port, plan.balance));
-  }
+  const livePorts = plan.ports.filter((port) => port.targets.length > 0);
 
   add(
     "map",
@@ -141,39 +141,99 @@ export function renderNftTable(plan: FilterPlan): NftTable {
     "type ipv4_addr",
     plan.virtualIps.filter((vip) => vip.targets.length === 0).map((vip) => vip.address),
   );
+  // Any number that numgen gives fits; the chains say how many there are.
+  const slot = "numgen random mod 65536";
+  add(
+    "map",
+    "slots",
+    `typeof ip daddr . ${slot} : ip daddr`,
+    live.flatMap((vip) =>
+      vip.targets.map((target, place) => [`${vip.address} . ${place}`, target] as const),
+    ),
+  );
+  add(
+    "map",
+    "portslots",
+    `typeof meta l4proto . th dport . ${slot} : ip daddr . th dport`,
+    livePorts.flatMap((port) =>
+      port.targets.map(
+        (target, place) =>
+          [
+            `${port.protocol} . ${port.publishedPort} . ${place}`,
+            `${target} . ${port.targetPort}`,
+          ] as const,
+      ),
+    ),
+  );
   add(
     "map",
     "vips",
-    "typeof iifname . ip daddr : verdict",
-    live.map((vip) => [`${quote(vip.bridge)} . ${vip.address}`, `goto ${vip.chain}`] as const),
+    "type ipv4_addr : verdict",
+    live.map((vip) => [vip.address, `goto vip_${vip.targets.length}`] as const),
   );
   add(
     "map",
     "ports",
     "type inet_proto . inet_service : verdict",
-    plan.ports.map(
-      (port) => [`${port.protocol} . ${port.publishedPort}`, `goto ${portChain(port)}`] as const,
+    livePorts.map(
+      (port) =>
+        [`${port.protocol} . ${port.publishedPort}`, `goto pub_${port.targets.length}`] as const,
     ),
   );
-  return { sets, chains, fixed: fixedChains(plan) };
+  return { sets, chains: spreadChains(plan), fixed: fixedChains(plan) };
 }
 
-function portChain(port: FilterPlan["ports"][number]): string {
-  return `pub_${port.protocol}_${port.publishedPort}`;
+/**
+ * Chains for these numbers of targets are always there, so that a task more or less is elements only:
+ * for a rule the tool first reads what the table holds.
+ */
+const STANDING_COUNTS = [1, 2, 3, 4, 5, 6, 7, 8];
+
+/** One chain per number of targets that there is or may soon be. */
+function spreadChains(plan: FilterPlan): NftTable["chains"] {
+  const chains: NftTable["chains"] = new Map();
+  const counts = (list: { targets: string[] }[]) => {
+    const found = new Set(STANDING_COUNTS);
+    for (const { targets } of list) found.add(targets.length);
+    found.delete(0);
+    return [...found].sort((a, b) => a - b);
+  };
+  for (const count of counts(plan.virtualIps)) {
+    chains.set(`vip_${count}`, spread(count, plan.balance));
+  }
+  for (const count of counts(plan.ports)) {
+    chains.set(`pub_${count}`, spreadPort(count, plan.balance));
+  }
+  return chains;
 }
 
-/** No target: an empty chain, so that the host's own stack refuses. */
-function portRule(port: FilterPlan["ports"][number], balance: FilterPlan["balance"]): string {
-  if (port.targets.length === 0) return "";
-  const target = translate(port.targets, `:${port.targetPort}`, balance);
-  return `ct mark set ct mark | ${hex(MARK_PUBLISHED)}; meta l4proto ${port.protocol} ${target}`;
+/** As `nftChangeText` of both plans' tables, at the cost of what differs. */
+export function nftPlanChangeText(
+  before: FilterPlan,
+  after: FilterPlan,
+  commandsMax: number,
+): string | undefined {
+  const parts = changedParts(before, after);
+  return nftChangeText(
+    { ...renderNftTable(parts.before), chains: spreadChains(before) },
+    { ...renderNftTable(parts.after), chains: spreadChains(after) },
+    commandsMax,
+  );
 }
 
-function translate(targets: string[], port: string, balance: FilterPlan["balance"]): string {
-  if (targets.length === 1) return `dnat ip to ${targets[0]}${port}`;
-  const turn = balance === "increment" ? "inc" : "random";
-  const choices = targets.map((target, place) => `${place} : ${target}`).join(", ");
-  return `dnat ip to numgen ${turn} mod ${targets.length} map { ${choices} }${port}`;
+function turn(balance: FilterPlan["balance"]): string {
+  return balance === "increment" ? "inc" : "random";
+}
+
+function spread(count: number, balance: FilterPlan["balance"]): string {
+  return `dnat ip to ip daddr . numgen ${turn(balance)} mod ${count} map @slots`;
+}
+
+function spreadPort(count: number, balance: FilterPlan["balance"]): string {
+  return (
+    `ct mark set ct mark | ${hex(MARK_PUBLISHED)}; meta l4proto { tcp, udp, sctp } dnat ip addr . port ` +
+    `to meta l4proto . th dport . numgen ${turn(balance)} mod ${count} map @portslots`
+  );
 }
 
 function fixedChains(plan: FilterPlan): string {
@@ -210,13 +270,15 @@ function fixedChains(plan: FilterPlan): string {
     ]),
     // Before Docker's own translation (dstnat).
     ...chain("nat_pre", "type nat hook prerouting priority dstnat - 5;", [
-      "iifname . ip daddr vmap @vips",
+      // Who asks for an address of another network is translated, and dropped by the forward chain.
+      "iifname @bridges ip daddr vmap @vips",
       `iifname ${mesh} return`,
       // A service that publishes port 53 must not catch the questions to our DNS.
       "ip daddr @gateways return",
       "fib daddr type local meta l4proto . th dport vmap @ports",
     ]),
     ...chain("nat_out", "type nat hook output priority -105;", [
+      "ip daddr vmap @vips",
       "fib daddr type local ip daddr != @gateways meta l4proto . th dport vmap @ports",
     ]),
     ...chain("nat_post", "type nat hook postrouting priority srcnat - 5;", [
@@ -247,6 +309,10 @@ function fixedChains(plan: FilterPlan): string {
       // Isolation; everything else (egress, host-mode ports) is for Docker's own rules.
       "iifname @bridges oifname @ifs drop",
       `iifname ${mesh} drop`,
+    ]),
+    ...chain("refuse_out", "type filter hook output priority filter - 5;", [
+      "ip daddr @dead meta l4proto tcp reject with tcp reset",
+      "ip daddr @dead reject with icmp port-unreachable",
     ]),
     ...chain("permit", "", [`meta mark set meta mark | ${hex(MARK_PERMIT)} accept`]),
     ...chain("clamp", "type filter hook forward priority mangle + 5;", [
@@ -351,10 +417,11 @@ export function linkLine(link: MeshLink): string {
 /** `ip route` arguments of a route over the mesh device; equal routes give equal lines. */
 export function routeLine(route: MeshRoute): string {
   const way = route.via === undefined ? "" : ` via ${route.via}`;
-  const scope = route.via === undefined ? " scope link" : " onlink";
+  const scope = route.isLocal ? " scope host" : route.via === undefined ? " scope link" : " onlink";
+  const kind = route.isLocal ? "local " : "";
   const source = route.source === undefined ? "" : ` src ${route.source}`;
   return (
-    `${route.destination}${way} dev ${MESH_DEVICE}${scope}${source} ` +
+    `${kind}${route.destination}${way} dev ${MESH_DEVICE}${scope}${source} ` +
     `table ${route.table} proto ${ROUTE_PROTOCOL}`
   );
 }

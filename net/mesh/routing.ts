@@ -6,7 +6,7 @@
  */
 import { ClusterError } from "../../core/errors.ts";
 import { complaint, type RunCommand } from "./backend.ts";
-import { diffRouting, diffSysctls, type DriftKind, foundLink, type RoutingState } from "./diff.ts";
+import { type Counts, diffRouting, diffSysctls, foundLink, type RoutingState } from "./diff.ts";
 import { planFirewall, planFirewallRemoval } from "./firewall.ts";
 import { MESH_DEVICE, ROUTE_PROTOCOL } from "./names.ts";
 import {
@@ -20,8 +20,6 @@ import {
   portsWithoutHairpin,
 } from "./observe.ts";
 import type { MeshPlan } from "./plan.ts";
-
-export type Counts = Partial<Record<DriftKind, number>>;
 
 export type Routing = {
   interfaces(): Promise<Interface[]>;
@@ -37,7 +35,7 @@ export type Routing = {
   mendSysctls(plan: MeshPlan, interfaces: Interface[]): Promise<number>;
   /** Sets the hairpin flag on the ports of our bridges; the number of ports. */
   mendPorts(): Promise<number>;
-  mendFirewall(dataPathPort: number): Promise<number>;
+  mendFirewall(dataPathPort: number, backendRules: readonly string[]): Promise<number>;
   /** Forgets the flows whose answers come from these addresses, so that clients are told at once. */
   forgetFlows(addresses: string[]): Promise<void>;
   wipe(dataPathPort: number): Promise<void>;
@@ -152,8 +150,9 @@ export function kernelRouting(run: RunCommand): Routing {
       );
       return ports.length;
     },
-    mendFirewall: async (dataPathPort) => {
-      const commands = planFirewall(await read(["iptables", "-w", "-S"]), dataPathPort);
+    mendFirewall: async (dataPathPort, backendRules) => {
+      const output = await read(["iptables", "-w", "-S"]);
+      const commands = planFirewall(output, dataPathPort, backendRules);
       for (const command of commands) await read(["iptables", "-w", ...command]);
       return commands.length;
     },

@@ -22,9 +22,18 @@ export function startMeshWorker(): void {
     switch (input.type) {
       case "init": {
         assert(starting === undefined, "The mesh worker is initialised once");
-        starting = startMesh({ dir: input.dir, notify: (output) => server.notify(output) });
+        starting = startMesh({
+          dir: input.dir,
+          backend: input.backend,
+          notify: (output) => server.notify(output),
+        });
         const mesh = await starting;
-        return { type: "ready", backend: mesh.backendName };
+        return { type: "ready", backend: mesh.status().backend };
+      }
+      case "switch": {
+        const mesh = await running();
+        await mesh.switchBackend(input.backend);
+        return { type: "ready", backend: mesh.status().backend };
       }
       case "assignments":
         return ifRunning((mesh) => mesh.assignments(input));

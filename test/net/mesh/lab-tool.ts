@@ -1,6 +1,7 @@
 /**
  * Processes of the kernel lab, started by `lab.ts`:
- *   serve FILE    TCP 80, TCP 9000 and UDP 9000 in many network namespaces, answering "<name> <peer>"
+ *   serve FILE    TCP 80, TCP 9000 and UDP 9000 in many network namespaces, answering "<name> <peer>";
+ *                 TCP 7000 is an echo
  *   collide       one UDP source port towards several nodes, in the caller's namespace
  *   agent FILE    the mesh worker as main runs it, in the caller's namespace, until stdin ends
  */
@@ -8,11 +9,14 @@ import { closeSync, openSync, readFileSync } from "node:fs";
 import { dlopen, FFIType } from "bun:ffi";
 import { Worker } from "node:worker_threads";
 import { workerClient } from "../../../agent/worker-client.ts";
+import type { BackendName } from "../../../net/mesh/backend.ts";
 import type { MeshAnswer, MeshInput, MeshOutput } from "../../../net/mesh/protocol.ts";
 import type { AssignmentItem } from "../../../core/dispatcher/assignment.ts";
 
 export type ServeList = { name: string; namespace: string; addresses: string[] }[];
 
+/** Connections to it stay open. */
+const ECHO_PORT = 7_000;
 const CLONE_NEWNET = 0x40000000;
 
 async function serve(list: ServeList): Promise<void> {
@@ -46,6 +50,11 @@ async function serve(list: ServeList): Promise<void> {
           },
         });
       }
+      Bun.listen({
+        hostname: "0.0.0.0",
+        port: ECHO_PORT,
+        socket: { data: (socket, bytes) => void socket.write(bytes) },
+      });
       // One socket per address: the answer must come from the address asked.
       for (const hostname of addresses) {
         opening.push(
@@ -89,7 +98,11 @@ async function collide(targets: string[]): Promise<void> {
 }
 
 async function agent(path: string): Promise<void> {
-  const setup = JSON.parse(readFileSync(path, "utf8")) as { dir: string; items: AssignmentItem[] };
+  const setup = JSON.parse(readFileSync(path, "utf8")) as {
+    dir: string;
+    items: AssignmentItem[];
+    backend: BackendName;
+  };
   const worker = new Worker(new URL("./lab-worker.ts", import.meta.url));
   const client = workerClient<MeshInput, MeshAnswer, MeshOutput>(worker, "mesh");
   client.onOutput((output) => console.log(JSON.stringify(output)));
@@ -97,7 +110,7 @@ async function agent(path: string): Promise<void> {
   const ready = await client.request({
     type: "init",
     dir,
-    backend: "auto",
+    backend: setup.backend,
     engineSocket: "/run/docker.sock",
   });
   console.log(JSON.stringify(ready));

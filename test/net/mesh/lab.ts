@@ -3,13 +3,21 @@
  * are namespaces with a veth in a hand-made bridge. Everything lives in namespaces made here, named
  * after this process; nothing in the root namespace is touched.
  */
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { startMesh, type Mesh } from "../../../net/mesh/mesh.ts";
 import { bridgeName } from "../../../net/mesh/names.ts";
 import type { MeshOutput } from "../../../net/mesh/protocol.ts";
-import { commandRunner, type CommandResult } from "../../../net/mesh/backend.ts";
+import { type BackendName, commandRunner, type CommandResult } from "../../../net/mesh/backend.ts";
 import {
   CLIENT,
   LAB_TASKS,
@@ -28,13 +36,13 @@ export const NODES = [1, 2, 3] as const;
 export const FOREIGN = "foreign1";
 
 /** Why the lab cannot run here, or undefined. */
-export function labObstacle(): string | undefined {
+export function labObstacle(options: LabUpOptions): string | undefined {
   if (process.getuid?.() !== 0) return "not root";
   for (const tool of [
     "ip",
     "bridge",
-    "nft",
-    "iptables",
+    ...(options.backend === "nftables" ? ["nft"] : []),
+    options.variant === undefined ? "iptables" : `xtables-${options.variant}-multi`,
     "conntrack",
     "nsenter",
     "busybox",
@@ -54,6 +62,8 @@ export type Lab = {
   /** First line that a TCP server answers, or what went wrong. */
   tcp(from: string, address: string, port: number): Promise<string>;
   udp(from: string, address: string, port: number): Promise<string>;
+  /** A connection that stays open: each `echo` says whether a line came back; the last one ends it. */
+  stream(from: string, address: string, port: number, echoes: number): { echo(): Promise<string> };
   /** Names of those that answered, with how often, such as `web1:2 web2:2`. */
   spread(count: number, probe: () => Promise<string>): Promise<string>;
   startNode(node: number, items?: boolean): Promise<Mesh>;
@@ -64,9 +74,15 @@ export type Lab = {
 };
 
 export const namespaceOf = (name: string) => `${PREFIX}${name}`;
-export const prefixOf = (name: string) => ["nsenter", `--net=/run/netns/${namespaceOf(name)}`];
+const pathOf = (name: string) => `/run/netns/${namespaceOf(name)}`;
 
-export async function labUp(): Promise<Lab> {
+export type LabUpOptions = {
+  backend: BackendName;
+  /** Which `iptables` the hosts have. @default the machine's own choice */
+  variant?: "legacy" | "nft";
+};
+
+export async function labUp(options: LabUpOptions): Promise<Lab> {
   const root = commandRunner();
   const must = async (argv: string[], stdin?: string) => {
     const result = await root(argv, stdin);
@@ -74,6 +90,18 @@ export async function labUp(): Promise<Lab> {
     return result.stdout;
   };
   const dir = mkdtempSync(join(tmpdir(), "shoal-mesh-"));
+  /** First in the path of every command: `iptables` of the chosen variant. */
+  const binDir = join(dir, "bin");
+  const prefixOf = (name: string) => [
+    "nsenter",
+    `--net=${pathOf(name)}`,
+    ...(options.variant === undefined ? [] : ["env", `PATH=${binDir}:${process.env["PATH"]}`]),
+  ];
+  mkdirSync(binDir);
+  for (const tool of ["iptables", "iptables-restore", "iptables-save"]) {
+    const target = Bun.which(`xtables-${options.variant ?? "nft"}-multi`);
+    if (target) symlinkSync(target, join(binDir, tool));
+  }
   const made: string[] = [];
   const add = async (name: string) => {
     made.push(name);
@@ -229,12 +257,19 @@ export async function labUp(): Promise<Lab> {
   const probe = async (kind: "tcp" | "udp", from: string, address: string, port: number) => {
     const send = kind === "udp" ? "echo x >&3;" : "";
     const script = `exec 3<>/dev/${kind}/${address}/${port} && { ${send} head -n1 <&3; }`;
-    const result = await inside(from, ["timeout", "1.5", "bash", "-c", script]);
+    const result = await inside(from, [
+      "timeout",
+      options.backend === "ipvs" ? "4" : "1.5",
+      "bash",
+      "-c",
+      script,
+    ]);
     const text = result.stdout.trim();
     if (text !== "") return text;
     if (/refused/i.test(result.stderr)) return "refused";
     return "no answer";
   };
+  let streamCount = 0;
   const lab: Lab = {
     meshes,
     outputs,
@@ -242,10 +277,34 @@ export async function labUp(): Promise<Lab> {
     inside,
     tcp: (from, address, port) => probe("tcp", from, address, port),
     udp: (from, address, port) => probe("udp", from, address, port),
+    stream: (from, address, port, echoes) => {
+      streamCount += 1;
+      const name = join(dir, `stream${streamCount}`);
+      // It waits for a file before each line, and leaves a file with what came back.
+      const script = `
+        exec 3<>/dev/tcp/${address}/${port}
+        for turn in $(seq ${echoes}); do
+          until [ -e ${name}.ask$turn ]; do sleep 0.05; done
+          line=
+          echo "line $turn" >&3 && read -r -t 4 line <&3
+          echo "\${line:-broken}" > ${name}.new && mv ${name}.new ${name}.answer$turn
+        done`;
+      void inside(from, ["timeout", "60", "bash", "-c", script]);
+      let turn = 0;
+      return {
+        echo: async () => {
+          turn += 1;
+          writeFileSync(`${name}.ask${turn}`, "");
+          const path = `${name}.answer${turn}`;
+          await eventually("there", async () => (existsSync(path) ? "there" : "not yet"));
+          return existsSync(path) ? readFileSync(path, "utf8").trim() : "no answer";
+        },
+      };
+    },
     spread: async (count, once) => {
       const seen = new Map<string, number>();
-      for (let turn = 0; turn < count; turn += 1) {
-        const name = (await once()).split(" ")[0] ?? "";
+      for (const answer of await Promise.all(Array.from({ length: count }, once))) {
+        const name = answer.split(" ")[0] ?? "";
         seen.set(name, (seen.get(name) ?? 0) + 1);
       }
       return [...seen]
@@ -257,7 +316,9 @@ export async function labUp(): Promise<Lab> {
       const mesh = await startMesh({
         dir: join(dir, `h${node}`),
         notify: (output) => outputs.push(output),
+        backend: options.backend,
         commandPrefix: prefixOf(`h${node}`),
+        namespacePath: pathOf(`h${node}`),
         balance: "increment",
         hasDns: false,
         // Tests ask for checks themselves.
@@ -269,7 +330,10 @@ export async function labUp(): Promise<Lab> {
     },
     startAgent: async (node) => {
       const path = join(dir, `agent${node}.json`);
-      writeFileSync(path, JSON.stringify({ dir: join(dir, `h${node}`), items: [] }));
+      writeFileSync(
+        path,
+        JSON.stringify({ dir: join(dir, `h${node}`), items: [], backend: options.backend }),
+      );
       const child = Bun.spawn([...prefixOf(`h${node}`), process.execPath, TOOL, "agent", path], {
         stdin: "pipe",
         stdout: "pipe",
@@ -324,7 +388,7 @@ function legsOf(task: LabTask): [string, string][] {
 export async function eventually(
   wanted: string,
   probe: () => Promise<string>,
-  timeoutMs = 4_000,
+  timeoutMs = 20_000,
 ): Promise<string> {
   const endMs = performance.now() + timeoutMs;
   let last = await probe();

@@ -2,7 +2,12 @@ import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import type { AssignmentItem } from "../../../core/dispatcher/assignment.ts";
 import { bridgeName } from "../../../net/mesh/names.ts";
-import { type MeshPlan, planMesh, publishAddressOf } from "../../../net/mesh/plan.ts";
+import {
+  createPlanMemory,
+  type MeshPlan,
+  planMesh,
+  publishAddressOf,
+} from "../../../net/mesh/plan.ts";
 import { nftTableText, renderNftTable } from "../../../net/mesh/render.ts";
 import { applyAssignments, emptyTable, type MeshTable } from "../../../net/mesh/table.ts";
 import {
@@ -15,6 +20,7 @@ import {
   NODE_ID,
   UNDERLAY,
 } from "./lab-state.ts";
+import { randomTable } from "./random-plan.ts";
 
 const OPTIONS = { underlayMtu: 1500, balance: "random", hasBrNetfilter: true } as const;
 
@@ -184,4 +190,54 @@ function tableOf(items: AssignmentItem[]): MeshTable {
   const table = emptyTable();
   applyAssignments(table, { isComplete: true, put: structuredClone(items), removed: [] });
   return table;
+}
+
+describe("plan memory", () => {
+  test("planning with the memory of any plans before gives what planning without gives", () => {
+    const memory = createPlanMemory();
+    for (let round = 0; round < 150; round += 1) {
+      const { table, options } = randomTable(Math.floor(round / 10), round);
+      // Most objects stay the same ones from round to round, as in a table that is kept.
+      const kept = keptTable(table);
+      const without = planMesh(kept, new Set(), options);
+      expect(planMesh(kept, new Set(), options, memory)).toEqual(without);
+    }
+  });
+
+  test("a service that did not change keeps its objects", () => {
+    const memory = createPlanMemory();
+    const { table, options } = randomTable(3, 0);
+    const before = planMesh(table, new Set(), options, memory);
+    const [key, endpoint] = [...table.endpoints].find(([name]) => name.includes("web2")) ?? [];
+    if (key === undefined || !endpoint) throw new Error("no web2");
+    table.endpoints.set(key, { ...endpoint, isReady: !endpoint.isReady });
+    const after = planMesh(table, new Set(), options, memory);
+    const changed = after?.filter.virtualIps.filter(
+      (virtualIp, place) => virtualIp !== before?.filter.virtualIps[place],
+    );
+    expect(changed?.map(({ address }) => address)).toEqual(["10.101.0.2"]);
+  });
+});
+
+const keptObjects = new Map<string, unknown>();
+
+/** The table with the object of an earlier round wherever that says the same. */
+function keptTable(table: MeshTable): MeshTable {
+  const keep = <Entry>(entries: Map<string, Entry>) =>
+    new Map(
+      [...entries].map(([key, entry]): [string, Entry] => {
+        const text = JSON.stringify([key, entry]);
+        const known = keptObjects.get(text) ?? entry;
+        keptObjects.set(text, known);
+        // Put there under the same text, so of the same kind.
+        return [key, known as Entry];
+      }),
+    );
+  return {
+    ...table,
+    peers: keep(table.peers),
+    networks: keep(table.networks),
+    services: keep(table.services),
+    endpoints: keep(table.endpoints),
+  };
 }

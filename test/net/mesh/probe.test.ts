@@ -1,7 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import type { CommandResult, RunCommand } from "../../../net/mesh/backend.ts";
-import { nftablesBackend } from "../../../net/mesh/nftables.ts";
-import { probeHost } from "../../../net/mesh/probe.ts";
+import type { BackendName, CommandResult, RunCommand } from "../../../net/mesh/backend.ts";
+import { chooseBackend, makeBackend, probeHost } from "../../../net/mesh/probe.ts";
 
 const OK: CommandResult = { code: 0, stdout: "", stderr: "" };
 const MISSING: CommandResult = { code: 127, stdout: "", stderr: "not found" };
@@ -15,7 +14,13 @@ function host(answer: (line: string) => CommandResult | undefined): RunCommand {
     return line === "nft --version" ? { ...OK, stdout: "nftables v1.0.6 (x)" } : OK;
   };
 }
-const probe = (run: RunCommand) => probeHost(run, nftablesBackend(run));
+const choose = (wanted: "auto" | BackendName, run: RunCommand) =>
+  chooseBackend(wanted, (name) => makeBackend(name, run), { hasBrNetfilter: true });
+const probe = async (run: RunCommand) => {
+  const features = await probeHost(run);
+  await choose("nftables", run);
+  return features;
+};
 
 describe("probeHost", () => {
   test("a host with everything is fine", async () => {
@@ -51,5 +56,54 @@ describe("probeHost", () => {
       line.includes("bridge-nf") ? { ...OK, code: 255 } : undefined,
     );
     expect(await probe(noBridge)).toEqual({ hasBrNetfilter: false });
+  });
+});
+
+describe("chooseBackend", () => {
+  test("takes nftables where it works, else iptables", async () => {
+    expect(
+      (
+        await choose(
+          "auto",
+          host(() => undefined),
+        )
+      ).name,
+    ).toBe("nftables");
+    const noNft = host((line) => (line.startsWith("nft") ? MISSING : undefined));
+    expect((await choose("auto", noNft)).name).toBe("iptables");
+  });
+
+  test("says what each of them lacks when none works", async () => {
+    const neither = host((line) => (/^(nft|iptables-restore)/.test(line) ? MISSING : undefined));
+    const refusal = await choose("auto", neither).catch(String);
+    expect(refusal).toContain("install package nftables");
+    expect(refusal).toContain("install package iptables");
+  });
+
+  test("tries only what is asked for", async () => {
+    const noNft = host((line) => (line.startsWith("nft") ? MISSING : undefined));
+    expect(await choose("nftables", noNft).catch(String)).toContain("install package nftables");
+    expect(
+      (
+        await choose(
+          "iptables",
+          host(() => undefined),
+        )
+      ).name,
+    ).toBe("iptables");
+  });
+
+  test("a kernel without conntrack zones still carries iptables", async () => {
+    const texts: string[] = [];
+    const run: RunCommand = async (argv, stdin) => {
+      if (argv[0] !== "iptables-restore") return OK;
+      texts.push(stdin ?? "");
+      return stdin?.includes("--zone-orig") ? { ...OK, code: 2, stderr: "no zones" } : OK;
+    };
+    expect((await choose("iptables", run)).name).toBe("iptables");
+    // What is tried has names of its own and is removed again.
+    expect(texts[0]).toContain(":SHPROBE-PRE - [0:0]");
+    expect(texts[1]).toContain("-X SHPROBE-PRE");
+    expect(texts.join("")).not.toContain("SH-");
   });
 });
