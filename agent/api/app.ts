@@ -33,6 +33,8 @@ import { checkVersion } from "./version.ts";
 const BODY_BYTES_MAX = 16 * 1024 * 1024;
 /** A whole cluster's state, compressed; some kilobytes a service. */
 const BACKUP_BYTES_MAX = 1024 * 1024 * 1024;
+/** Only managers answer these. */
+const MANAGER_ROOTS = new Set(["nodes", "services", "tasks", "secrets", "configs"]);
 const RESTORE_PATH = "/shoal/v1/restore";
 
 /** All routes; test them with `app.request()`. */
@@ -40,7 +42,13 @@ export function createApp(ports: ApiPorts): Hono {
   const engine = createEngine(ports.engineSocket, () => ports.nowMs());
   const context: ApiContext = { ports, engine };
   // Routes are written without the version prefix, which is optional.
-  const app = new Hono({ getPath: (request) => splitVersion(request.url).path });
+  const app = new Hono({
+    getPath: (request) => {
+      const { path } = splitVersion(request.url);
+      // The one list that stock also gives with a slash behind it.
+      return path === "/networks/" ? "/networks" : path;
+    },
+  });
 
   app.use(async (c, next) => {
     const { version, path } = splitVersion(c.req.url);
@@ -72,6 +80,16 @@ export function createApp(ports: ApiPorts): Hono {
   });
   app.use((c, next) => (splitVersion(c.req.url).path === RESTORE_PATH ? next() : limit(c, next)));
 
+  // A node that cannot see the cluster says so first, whatever else is wrong with the call.
+  app.use(async (c, next) => {
+    const local = ports.localNode();
+    const [, root] = splitVersion(c.req.url).path.split("/");
+    if ((!local.isManager || local.state !== "active") && MANAGER_ROOTS.has(root ?? "")) {
+      await ports.read((view) => view.index);
+    }
+    await next();
+  });
+
   app.route("/swarm", swarmRoutes(context));
   app.route("/nodes", nodeRoutes(context));
   app.route("/services", serviceRoutes(context));
@@ -79,11 +97,14 @@ export function createApp(ports: ApiPorts): Hono {
   app.route("/networks", networkRoutes(context));
   app.route("/secrets", dataRoutes(context, DATA_KINDS.secrets));
   app.route("/configs", dataRoutes(context, DATA_KINDS.configs));
+  app.route("/", attachRoutes(context));
   app.route("/", infoRoutes(context));
   app.route("/", logRoutes(context));
   app.route("/", eventRoutes(context));
   app.route("/shoal", shoalRoutes(context));
 
+  // Stock answers this everywhere, also where nothing is.
+  app.options("*", (c) => c.body(null, 200));
   app.notFound((c) => c.json({ message: "page not found" }, 404));
   app.onError((error, c) => {
     // A broken invariant ends the process, wherever it is found: it must not end as an answer.
@@ -97,7 +118,6 @@ export function createApp(ports: ApiPorts): Hono {
     return c.json({ message }, status);
   });
   return app;
-  app.route("/", attachRoutes(context));
 }
 
 /**

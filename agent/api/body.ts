@@ -2,7 +2,11 @@
 import type { Context } from "hono";
 import { z } from "zod";
 import { ClusterError } from "../../core/errors.ts";
+import { alignKeys } from "./align-keys.ts";
 import { withoutNulls } from "./go-values.ts";
+
+/** Begins the message of an issue that is the refusal's whole text, in stock's words. */
+export const WHOLE_TEXT = "\0";
 
 /**
  * The request's body in the schema's shape.
@@ -22,10 +26,12 @@ export function parseBody<T extends z.ZodType>(text: string, schema: T): z.outpu
   try {
     parsed = JSON.parse(text);
   } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
+    // A RangeError is one that is nested too deep for the parser itself.
+    if (!(error instanceof SyntaxError || error instanceof RangeError)) throw error;
     throw new ClusterError("invalid-argument", `invalid JSON: ${error.message}`);
   }
-  return checkShape(withoutNulls(parsed), schema);
+  // To Go's decoder null is a body that says nothing.
+  return checkShape(alignKeys(withoutNulls(parsed ?? {}), schema), schema);
 }
 
 /** @throws {ClusterError} invalid-argument naming the first field that does not fit. */
@@ -33,6 +39,9 @@ export function checkShape<T extends z.ZodType>(value: unknown, schema: T): z.ou
   const result = schema.safeParse(value);
   if (result.success) return result.data;
   const issue = result.error.issues[0];
+  if (issue?.message.startsWith(WHOLE_TEXT)) {
+    throw new ClusterError("invalid-argument", issue.message.slice(WHOLE_TEXT.length));
+  }
   const field = issue?.path.map(String).join(".") || "the body";
   throw new ClusterError(
     "invalid-argument",

@@ -48,7 +48,12 @@ export type ClusterEventsSink = ClusterEvents & {
 };
 
 /** Attributes by name whose change is told, besides the object's name. */
-type Known = { name: string; told: Record<string, string> };
+type Known = {
+  name: string;
+  told: Record<string, string>;
+  /** Services: when their spec was set. */
+  specVersion?: number;
+};
 
 export function createClusterEvents(nowMs: () => UnixMs): ClusterEventsSink {
   const known = new Map<string, Known>();
@@ -74,7 +79,12 @@ export function createClusterEvents(nowMs: () => UnixMs): ClusterEventsSink {
     const now = describe(change);
     const before = known.get(change.id);
     const attributes: Record<string, string> = { name: now.name };
-    if (change.kind === "update" && before) addChanges(attributes, before.told, now.told);
+    if (change.kind === "update" && before) {
+      addChanges(attributes, before.told, now.told);
+      // What the allocator writes after each change of the spec is no news to anybody.
+      const isOwnWork = now.specVersion !== undefined && now.specVersion === before.specVersion;
+      if (isOwnWork && Object.keys(attributes).length === 1) return;
+    }
     if (change.kind === "remove") known.delete(change.id);
     else known.set(change.id, now);
     const { createdAtMs, updatedAtMs } = change.object;
@@ -156,10 +166,11 @@ function describeNode(node: NodeObject): Known {
   };
 }
 
-function describeService({ spec, updateStatus }: Service): Known {
+function describeService({ spec, specVersion, updateStatus }: Service): Known {
   const replicas = replicasOf(spec);
   return {
     name: spec.Name,
+    specVersion,
     told: {
       image: spec.TaskTemplate.ContainerSpec.Image,
       ...(replicas === undefined ? {} : { replicas: String(replicas) }),

@@ -18,10 +18,11 @@ export function parseFilters(text: string | undefined, accepted: readonly string
   try {
     parsed = JSON.parse(text);
   } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
+    if (!(error instanceof SyntaxError || error instanceof RangeError)) throw error;
     throw new ClusterError("invalid-argument", `invalid filter: ${error.message}`);
   }
-  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
+  if (parsed === null) return filters;
+  if (typeof parsed !== "object" || Array.isArray(parsed)) {
     throw new ClusterError("invalid-argument", "invalid filter: it is not a JSON object");
   }
   for (const [key, given] of Object.entries(parsed)) {

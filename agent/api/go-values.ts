@@ -7,15 +7,30 @@ export function goTime(atMs: UnixMs): string {
   return new Date(atMs).toISOString().replace(/\.?0*Z$/, "Z");
 }
 
-/** JSON nulls mean "absent" to Go's decoder; drops them from objects, at every depth. */
-export function withoutNulls(value: unknown): unknown {
-  if (Array.isArray(value)) return value.map(withoutNulls);
+/** No spec is anywhere near as deep. */
+const DEPTH_MAX = 100;
+
+/**
+ * A parsed body as Go's decoder takes it: nulls mean "absent", at every depth; halves of surrogate
+ * pairs become U+FFFD, so that all managers store the same text.
+ * @throws {ClusterError} invalid-argument for one that is nested too deep.
+ */
+export function withoutNulls(value: unknown, depth = 0): unknown {
+  if (typeof value === "string") return value.toWellFormed();
   if (typeof value !== "object" || value === null) return value;
-  const kept: Record<string, unknown> = {};
-  for (const [key, field] of Object.entries(value)) {
-    if (field !== null && field !== undefined) kept[key] = withoutNulls(field);
+  if (depth >= DEPTH_MAX) {
+    throw new ClusterError(
+      "invalid-argument",
+      `invalid JSON: it is nested deeper than ${DEPTH_MAX} levels`,
+    );
   }
-  return kept;
+  if (Array.isArray(value)) return value.map((item: unknown) => withoutNulls(item, depth + 1));
+  // Not by assignment: the key "__proto__" would set the object's prototype.
+  return Object.fromEntries(
+    Object.entries(value)
+      .filter(([, field]) => field !== null && field !== undefined)
+      .map(([key, field]) => [key.toWellFormed(), withoutNulls(field, depth + 1)]),
+  );
 }
 
 /** Go's `omitempty` for scalars, lists and maps; nested structs stay. `keep` names pointer fields. */
@@ -48,6 +63,20 @@ export function parseGoBool(name: string, text: string | undefined): boolean {
   throw new ClusterError("invalid-argument", `invalid value for ${name}: ${text}`);
 }
 
+/**
+ * As parseGoBool, with the longer words that stock has for some flags.
+ * @throws {ClusterError} invalid-argument
+ */
+export function parseFlag(name: string, text: string | undefined): boolean {
+  try {
+    return parseGoBool(name, text);
+  } catch (error) {
+    if (!(error instanceof ClusterError)) throw error;
+    const why = `strconv.ParseBool: parsing "${text}": invalid syntax`;
+    throw new ClusterError(error.code, `${error.message}: ${why}`);
+  }
+}
+
 /** Flags that stock reads leniently: anything but the words for "no" is true. */
 export function isTruthy(text: string | undefined): boolean {
   return !["", "0", "no", "false", "none"].includes((text ?? "").trim().toLowerCase());
@@ -60,6 +89,10 @@ export function isTruthy(text: string | undefined): boolean {
 export function parseVersion(kind: string, text: string | undefined): number {
   if (text !== undefined && /^\d{1,16}$/.test(text)) return Number(text);
   const value = text ?? "";
+  // Stock says no more of these two.
+  if (kind === "secret" || kind === "config") {
+    throw new ClusterError("invalid-argument", `invalid ${kind} version`);
+  }
   throw new ClusterError(
     "invalid-argument",
     `invalid ${kind} version '${value}': strconv.ParseUint: parsing "${value}": invalid syntax`,

@@ -18,12 +18,12 @@ function find<T extends { id: string }>(
   ref: string,
   byId: (id: string) => T | undefined,
   all: () => readonly T[],
-  nameOf: (object: T) => string | undefined,
+  hasName: (object: T, name: string) => boolean,
 ): T {
   const exact = byId(ref);
   if (exact) return exact;
   const objects = all();
-  let found = objects.filter((object) => nameOf(object) === ref);
+  let found = objects.filter((object) => hasName(object, ref));
   if (found.length === 0 && ref !== "") {
     found = objects.filter((object) => object.id.startsWith(ref));
   }
@@ -38,14 +38,14 @@ function find<T extends { id: string }>(
   return only;
 }
 
-/** By id, host name or prefix. */
+/** By id, host name, name given in the spec, or prefix. */
 export function findNode(view: ClusterView, ref: string): NodeObject {
   return find(
     "node",
     ref,
     (id) => view.node(id),
     () => view.nodes(),
-    nodeName,
+    (node, name) => namesOf(node).includes(name),
   );
 }
 
@@ -55,7 +55,7 @@ export function findService(view: ClusterView, ref: string): Service {
     ref,
     (id) => view.service(id),
     () => view.services(),
-    (service) => service.spec.Name,
+    (service, name) => service.spec.Name === name,
   );
 }
 
@@ -65,7 +65,7 @@ export function findTask(view: ClusterView, ref: string): Task {
     ref,
     (id) => view.task(id),
     () => view.tasks(),
-    taskName,
+    (task, name) => taskName(task) === name,
   );
 }
 
@@ -75,7 +75,7 @@ export function findSecret(view: ClusterView, ref: string): Secret {
     ref,
     (id) => view.secret(id),
     () => view.secrets(),
-    (secret) => secret.spec.Name,
+    (secret, name) => secret.spec.Name === name,
   );
 }
 
@@ -85,7 +85,7 @@ export function findConfig(view: ClusterView, ref: string): Config {
     ref,
     (id) => view.config(id),
     () => view.configs(),
-    (config) => config.spec.Name,
+    (config, name) => config.spec.Name === name,
   );
 }
 
@@ -95,8 +95,13 @@ export function findNetwork(view: ClusterView, ref: string): Network {
     ref,
     (id) => view.network(id),
     () => view.networks(),
-    (network) => network.spec.Name,
+    (network, name) => network.spec.Name === name,
   );
+}
+
+/** Stock finds a node by its host name only, also when its spec has a name. */
+export function namesOf(node: NodeObject): string[] {
+  return [node.description?.Hostname ?? "", node.spec.Name ?? ""].filter((name) => name !== "");
 }
 
 /** The name under which users know a node: the one they gave, else its host name. */

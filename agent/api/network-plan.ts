@@ -8,6 +8,7 @@ import type { NetworkSpec } from "../../core/objects/network.ts";
 import type { Draft } from "../../core/store/action.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { asControlError, controlError } from "./problem.ts";
+import { VXLAN_OPTION } from "./render.ts";
 import type { NetworkCreate } from "./spec-schema.ts";
 import { validateName } from "./validate.ts";
 
@@ -16,6 +17,7 @@ const PREDEFINED_LABEL = "com.docker.swarm.predefined";
 const ENCRYPTED_OPTION = "encrypted";
 /** VXLAN numbers are counted from here, as in stock. */
 const VNI_FIRST = 4096;
+const VNI_LAST = 2 ** 24 - 1;
 
 function refuse(message: string): never {
   throw controlError("invalid-argument", message);
@@ -23,12 +25,17 @@ function refuse(message: string): never {
 
 /** True for networks that all nodes share; the others are the local engine's. */
 export function isClusterNetwork(request: NetworkCreate): boolean {
+  // A configuration for other networks belongs to the node, whatever its driver.
+  if (request.ConfigOnly) return false;
   return request.Driver === "overlay" || request.Ingress || request.Scope === "swarm";
 }
 
 /** @throws {ClusterError} forbidden for the names of the networks that each engine has. */
 export function refusePredefinedName(name: string): void {
   if (!PREDEFINED_NAMES.has(name)) return;
+  if (name === "bridge" || name === "host") {
+    throw new ClusterError("name-conflict", `network with name ${name} already exists`);
+  }
   throw new ClusterError("forbidden", `operation is not permitted on predefined ${name} network`);
 }
 
@@ -36,6 +43,12 @@ export function refusePredefinedName(name: string): void {
 export function checkNetworkRequest(request: NetworkCreate): void {
   refusePredefinedName(request.Name);
   validateName(request.Name);
+  if (request.Scope === "local") {
+    throw new ClusterError(
+      "forbidden",
+      `cannot downgrade network scope for ${request.Driver} networks`,
+    );
+  }
   if (request.Labels[PREDEFINED_LABEL] !== undefined) {
     throw controlError(
       "forbidden",
@@ -90,19 +103,31 @@ export function planNetwork(
     throw controlError("name-conflict", `ingress network (${ingress.id}) is already present`);
   }
   const { subnet, gateway } = wishedSubnet(view, request) ?? chooseSubnet(view);
+  const { Options } = request;
   const spec: NetworkSpec = {
     Name: request.Name,
     Labels: request.Labels,
     Driver: request.Driver,
-    Options: request.Options,
+    Options,
     Internal: request.Internal,
     Attachable: request.Attachable,
     Ingress: request.Ingress,
     EnableIPv6: false,
     IPAM: { Driver: "default", Config: [{ Subnet: subnet, Gateway: gateway }] },
   };
+  return { id, spec, subnet, gateway, vni: chooseVni(view, Options[VXLAN_OPTION]) };
+}
+
+/** The number that the user wants, or the next one. */
+function chooseVni(view: ClusterView, wanted: string | undefined): number {
   const numbers = view.networks().map((network) => network.vni ?? 0);
-  return { id, spec, subnet, gateway, vni: Math.max(VNI_FIRST - 1, ...numbers) + 1 };
+  if (wanted === undefined) return Math.max(VNI_FIRST - 1, ...numbers) + 1;
+  const vni = /^\d{1,8}$/.test(wanted) ? Number(wanted) : 0;
+  if (vni < 1 || vni > VNI_LAST) {
+    refuse(`invalid ${VXLAN_OPTION} "${wanted}": give one number from 1 to ${VNI_LAST}`);
+  }
+  if (numbers.includes(vni)) refuse(`VXLAN number ${vni} is taken: choose another one`);
+  return vni;
 }
 
 /** The user's subnet, checked, or none: then a free one is chosen. */

@@ -6,6 +6,7 @@
  * Source: Docker Engine API, tag Network; moby daemon/server/router/network.
  */
 import { type Context, Hono } from "hono";
+import type { StatusCode } from "hono/utils/http-status";
 import { z } from "zod";
 import { ClusterError } from "../../core/errors.ts";
 import { newId } from "../../core/ids.ts";
@@ -17,7 +18,7 @@ import { checkShape, parseBody } from "./body.ts";
 import { type ApiContext, propose } from "./context.ts";
 import type { EngineRequest } from "./engine.ts";
 import { type Filters, matchesExactly, matchesLabels, parseFilters } from "./filters.ts";
-import { isTruthy } from "./go-values.ts";
+import { isTruthy, parseFlag } from "./go-values.ts";
 import {
   checkNetworkRequest,
   isClusterNetwork,
@@ -48,7 +49,7 @@ export function networkRoutes(context: ApiContext): Hono {
     const query = text === undefined ? "" : `?filters=${encodeURIComponent(text)}`;
     const answer = await engine.request(`/networks${query}`);
     // Values that the engine refuses, it refuses in its own words.
-    if (answer.status !== 200) return passOn(answer);
+    if (answer.status !== 200) return passOn(c, answer);
     const local = checkShape(await answer.json(), z.array(engineNetworkSchema));
     const cluster = await readIfManager(context, (view) =>
       view
@@ -88,11 +89,15 @@ export function networkRoutes(context: ApiContext): Hono {
 
   app.get("/:id", async (c) => {
     const scope = c.req.query("scope") ?? "";
+    parseFlag("verbose", c.req.query("verbose"));
+    if (!["", "swarm", "local", "global"].includes(scope)) throw notFound(c.req.param("id"));
     const found = await findAny(context, c.req.param("id"), scope);
     if (found.type === "local") {
       const query = new URL(c.req.url).search;
       const answer = await engine.request(`/networks/${found.network.Id}${query}`);
-      if (answer.status !== 200 || clusterIdOf(found.network) === undefined) return passOn(answer);
+      if (answer.status !== 200 || clusterIdOf(found.network) === undefined) {
+        return passOn(c, answer);
+      }
       return c.json(asSeenByWorker(checkShape(await answer.json(), engineNetworkSchema)));
     }
     const bridge = found.bridge;
@@ -195,7 +200,7 @@ async function findAny(context: ApiContext, ref: string, scope: string): Promise
   const byPrefix = candidates.filter((candidate) => candidate.ids.some((id) => id.startsWith(ref)));
   const matching = byName.length > 0 ? byName : byPrefix;
   const [only] = matching;
-  if (!only || ref === "") throw new ClusterError("not-found", `network ${ref} not found`);
+  if (!only || ref === "") throw notFound(ref);
   if (matching.length === 1) return only.found;
   const how = byName.length > 0 ? "name" : "ID prefix";
   throw new ClusterError(
@@ -219,6 +224,10 @@ async function refuseLocalName(context: ApiContext, name: string): Promise<void>
   );
   const taken = networks.find((network) => network.Name === name);
   if (taken && clusterIdOf(taken) === undefined) throw nameTaken(name);
+}
+
+function notFound(ref: string): ClusterError {
+  return new ClusterError("not-found", `network ${ref} not found`);
 }
 
 function nameTaken(name: string): ClusterError {
@@ -268,14 +277,13 @@ async function forward(
     method: c.req.method === "DELETE" ? "DELETE" : "POST",
     ...(body === undefined ? {} : { body, headers: { "content-type": "application/json" } }),
   };
-  return passOn(await context.engine.request(path, request));
+  return passOn(c, await context.engine.request(path, request));
 }
 
 /** The engine's answer as ours: status, type and body. */
-function passOn(answer: Response): Response {
+function passOn(c: Context, answer: Response): Response {
   const type = answer.headers.get("content-type");
-  return new Response(answer.body, {
-    status: answer.status,
-    headers: type === null ? {} : { "content-type": type },
-  });
+  if (type !== null) c.header("content-type", type);
+  // Whatever the engine has said is a status.
+  return c.newResponse(answer.body, answer.status as StatusCode);
 }

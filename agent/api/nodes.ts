@@ -14,7 +14,7 @@ import {
   parseFilters,
 } from "./filters.ts";
 import { isTruthy, parseVersion } from "./go-values.ts";
-import { findNode, nodeName } from "./lookup.ts";
+import { findNode, namesOf } from "./lookup.ts";
 import { controlError } from "./problem.ts";
 import { renderNode } from "./render.ts";
 import { nodeSpecSchema } from "./spec-schema.ts";
@@ -96,7 +96,7 @@ async function raftStatus(context: ApiContext): Promise<RaftStatus | undefined> 
 function matches(node: NodeObject, filters: Filters): boolean {
   return (
     matchesPrefix(filters, "id", node.id) &&
-    matchesPrefix(filters, "name", nodeName(node)) &&
+    (!filters.has("name") || namesOf(node).some((name) => matchesPrefix(filters, "name", name))) &&
     matchesLabels(filters, "node.label", node.spec.Labels) &&
     matchesLabels(filters, "label", node.description?.Engine.Labels) &&
     matchesExactly(filters, "role", node.role) &&
@@ -111,7 +111,8 @@ function checkWords(filters: Filters, key: string, words: readonly string[]): vo
 }
 
 function oneOf<W extends string>(field: string, value: string, words: readonly W[]): W {
-  const word = words.find((word) => word === value);
+  // Case does not matter, as in stock.
+  const word = words.find((word) => word === value.toLowerCase());
   if (!word) throw new ClusterError("invalid-argument", `invalid ${field}: "${value}"`);
   return word;
 }

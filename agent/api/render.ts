@@ -11,8 +11,11 @@ import type { ObjectMeta } from "../../core/objects/object-meta.ts";
 import type { Secret, SecretSpec } from "../../core/objects/secret.ts";
 import {
   completionsOf,
+  type EndpointSpec,
   isJob,
+  type PortConfig,
   type Service,
+  type ServiceEndpoint,
   type ServiceSpec,
   type UpdateConfig,
 } from "../../core/objects/service.ts";
@@ -128,12 +131,14 @@ export function renderService(
   options: { insertDefaults: boolean },
 ): Json {
   const shown = (spec: ServiceSpec) =>
-    redactServiceSpec(options.insertDefaults ? withDefaults(spec) : spec);
+    withWords(redactServiceSpec(options.insertDefaults ? withDefaults(spec) : spec));
   const status = service.updateStatus;
   return {
     ...renderMeta(service),
     Spec: shown(service.spec),
-    ...(service.previousSpec ? { PreviousSpec: shown(service.previousSpec) } : {}),
+    ...(service.previousSpec
+      ? { PreviousSpec: withWords(redactServiceSpec(service.previousSpec)) }
+      : {}),
     Endpoint: renderEndpoint(service, view),
     ...(status
       ? {
@@ -163,12 +168,13 @@ function renderEndpoint(service: Service, view: ClusterView): Json {
   if (!endpoint || (endpoint.ports.length === 0 && endpoint.virtualIps.length === 0)) {
     return { Spec: {} };
   }
-  const specPorts = service.spec.EndpointSpec?.Ports ?? [];
+  const spec = service.spec.EndpointSpec;
   return {
-    Spec: { Mode: endpoint.mode, ...(specPorts.length > 0 ? { Ports: specPorts } : {}) },
+    Spec: spec ? endpointWithWords(spec) : {},
     ...(endpoint.ports.length > 0
       ? {
           Ports: endpoint.ports.map((port) => ({
+            ...omitEmpty({ Name: nameOfPort(port, spec?.Ports ?? []) }),
             Protocol: port.Protocol,
             TargetPort: port.TargetPort,
             ...(port.PublishedPort ? { PublishedPort: port.PublishedPort } : {}),
@@ -187,6 +193,63 @@ function renderEndpoint(service: Service, view: ClusterView): Json {
   };
 }
 
+/** The allocator numbers ports; their names stay in the spec. */
+function nameOfPort(
+  port: ServiceEndpoint["ports"][number],
+  specPorts: readonly PortConfig[],
+): string | undefined {
+  return specPorts.find(
+    (given) =>
+      given.TargetPort === port.TargetPort &&
+      (given.Protocol ?? "tcp") === port.Protocol &&
+      (given.PublishMode ?? "ingress") === port.PublishMode &&
+      (!given.PublishedPort || given.PublishedPort === port.PublishedPort),
+  )?.Name;
+}
+
+/**
+ * Words for which stock has no "not given": a part that is there has them, whatever the user wrote.
+ * Shown, never stored.
+ */
+function withWords(spec: ServiceSpec): ServiceSpec {
+  const words = { FailureAction: "pause", Order: "stop-first" } as const;
+  return {
+    ...spec,
+    TaskTemplate: taskSpecWithWords(spec.TaskTemplate),
+    ...(spec.UpdateConfig ? { UpdateConfig: { ...words, ...spec.UpdateConfig } } : {}),
+    ...(spec.RollbackConfig ? { RollbackConfig: { ...words, ...spec.RollbackConfig } } : {}),
+    ...(spec.EndpointSpec ? { EndpointSpec: endpointWithWords(spec.EndpointSpec) } : {}),
+  };
+}
+
+function taskSpecWithWords(spec: TaskSpec): TaskSpec {
+  const { Privileges } = spec.ContainerSpec;
+  return {
+    ...spec,
+    ContainerSpec: {
+      ...spec.ContainerSpec,
+      ...(Privileges
+        ? { Privileges: { CredentialSpec: null, SELinuxContext: null, ...Privileges } }
+        : {}),
+    },
+    ...(spec.RestartPolicy
+      ? { RestartPolicy: { Condition: "any", MaxAttempts: 0, ...spec.RestartPolicy } }
+      : {}),
+  };
+}
+
+function endpointWithWords(spec: EndpointSpec): EndpointSpec {
+  return {
+    Mode: "vip",
+    ...spec,
+    ...(spec.Ports
+      ? {
+          Ports: spec.Ports.map((port) => ({ Protocol: "tcp", PublishMode: "ingress", ...port })),
+        }
+      : {}),
+  };
+}
+
 /** An address as the API shows it, with its subnet's prefix length. */
 function withPrefix(address: string, network: Network | undefined): string {
   const length = network?.subnet?.split("/")[1] ?? "32";
@@ -194,7 +257,7 @@ function withPrefix(address: string, network: Network | undefined): string {
 }
 
 function redactTaskSpec(spec: TaskSpec): TaskSpec {
-  const { PullOptions: _, ...container } = spec.ContainerSpec;
+  const { PullOptions: _, EngineOptions: __, ...container } = spec.ContainerSpec;
   return { ...spec, ContainerSpec: container };
 }
 
@@ -234,11 +297,7 @@ export function withDefaults(spec: ServiceSpec): ServiceSpec {
         StopGracePeriod: template.ContainerSpec.StopGracePeriod ?? 10 * SECOND_NS,
         DNSConfig: template.ContainerSpec.DNSConfig ?? {},
       },
-      Resources: {
-        ...template.Resources,
-        Limits: template.Resources?.Limits ?? {},
-        Reservations: template.Resources?.Reservations ?? {},
-      },
+      Resources: template.Resources ?? {},
       RestartPolicy: {
         ...template.RestartPolicy,
         Condition: template.RestartPolicy?.Condition ?? "any",
@@ -258,7 +317,7 @@ export function withDefaults(spec: ServiceSpec): ServiceSpec {
 }
 
 export function renderTask(task: Task, view: ClusterView): Json {
-  const { Runtime, ...spec } = redactTaskSpec(task.spec);
+  const { Runtime, ...spec } = taskSpecWithWords(redactTaskSpec(task.spec));
   const attachments = (task.networks ?? []).flatMap((attachment) => {
     const network = view.network(attachment.networkId);
     if (!network) return [];
@@ -297,6 +356,7 @@ export function renderTask(task: Task, view: ClusterView): Json {
     },
     DesiredState: task.desiredState,
     ...(attachments.length > 0 ? { NetworksAttachments: attachments } : {}),
+    ...(task.genericResources ? { GenericResources: task.genericResources } : {}),
     ...(task.jobIteration === undefined
       ? {}
       : { JobIteration: omitEmpty({ Index: task.jobIteration }) }),
@@ -316,9 +376,7 @@ function renderSwarmNetwork(network: Network): Json {
     ...renderMeta(network),
     Spec: {
       Name: spec.Name,
-      Labels: network.predefined
-        ? { ...spec.Labels, "com.docker.swarm.predefined": "true" }
-        : spec.Labels,
+      Labels: labelsOf(network) ?? {},
       DriverConfiguration: omitEmpty({ Name: spec.Driver }),
       ...flags,
       IPAMOptions: { Driver: omitEmpty({ Name: spec.IPAM.Driver }) },
@@ -351,6 +409,12 @@ function ipamConfigs(network: Network): Json[] {
   ];
 }
 
+function labelsOf(network: Network): Record<string, string> | null {
+  const { Labels } = network.spec;
+  if (network.predefined) return { ...Labels, "com.docker.swarm.predefined": "true" };
+  return Object.keys(Labels).length > 0 ? Labels : null;
+}
+
 /** A cluster's network in the short form of GET /networks. */
 export function renderNetwork(network: Network): Json {
   const { spec } = network;
@@ -361,7 +425,11 @@ export function renderNetwork(network: Network): Json {
     Scope: "swarm",
     Driver: spec.Driver,
     EnableIPv6: spec.EnableIPv6,
-    IPAM: { Driver: spec.IPAM.Driver || "default", Options: null, Config: ipamConfigs(network) },
+    IPAM: {
+      Driver: network.predefined ? "" : spec.IPAM.Driver || "default",
+      Options: null,
+      Config: ipamConfigs(network),
+    },
     Internal: spec.Internal,
     Attachable: spec.Attachable,
     Ingress: spec.Ingress,
@@ -369,7 +437,7 @@ export function renderNetwork(network: Network): Json {
     ConfigOnly: false,
     Containers: null,
     Options: network.predefined ? null : driverOptions(network),
-    Labels: Object.keys(spec.Labels).length > 0 ? spec.Labels : null,
+    Labels: labelsOf(network),
   };
 }
 

@@ -1,5 +1,5 @@
 /** /services. Source: Docker Engine API, tag Service; moby daemon/cluster/services.go. */
-import { Hono } from "hono";
+import { type Context, Hono } from "hono";
 import { z } from "zod";
 import { ClusterError } from "../../core/errors.ts";
 import { newId } from "../../core/ids.ts";
@@ -17,13 +17,16 @@ import {
   matchesPrefix,
   parseFilters,
 } from "./filters.ts";
-import { isTruthy, parseVersion } from "./go-values.ts";
+import { parseFlag, parseVersion } from "./go-values.ts";
 import { findService } from "./lookup.ts";
+import { splitVersion } from "./paths.ts";
 import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
+import { CLIENT_PINS_SINCE, pinImage } from "./pin-image.ts";
 import { controlError } from "./problem.ts";
 import { renderService, serviceStatus } from "./render.ts";
-import { serviceSpecSchema } from "./spec-schema.ts";
+import { type ParsedServiceSpec, serviceSpecSchema } from "./spec-schema.ts";
 import { normaliseServiceSpec, resolveNetworks, validateServiceSpec } from "./validate.ts";
+import { isOlder } from "./version.ts";
 import { randomName } from "./words.ts";
 
 const FILTERS = ["id", "label", "mode", "name", "runtime"] as const;
@@ -54,7 +57,7 @@ export function serviceRoutes(context: ApiContext): Hono {
     const auth = sealedAuth(context, registryAuth(c));
     const resolved = await readSpec(context, given, (view, spec) => {
       const name = spec.Name || freshName(view, context);
-      const named = withAuth({ ...spec, Name: name }, auth);
+      const named = resolveContainerOptions(withAuth({ ...spec, Name: name }, auth));
       validateServiceSpec(view, named);
       if (view.serviceByName(name)) {
         throw controlError(
@@ -70,7 +73,7 @@ export function serviceRoutes(context: ApiContext): Hono {
       : {};
     const object = { id, spec: resolved, ...job };
     await propose(context, [{ type: "create", table: "service", object }]);
-    return c.json({ ID: id, Warnings: null }, 201);
+    return c.json({ ID: id, ...(warnings.length > 0 ? { Warnings: warnings } : {}) }, 201);
   });
 
   app.get("/:id", async (c) => {
@@ -89,23 +92,31 @@ export function serviceRoutes(context: ApiContext): Hono {
     }
     const ref = c.req.param("id");
     if (rollback === "previous") {
-      const service = await ports.read((view) => findService(view, ref));
-      await propose(context, [rollbackAction(service, version, ports.nowMs())]);
+      await proposeInSequence(context, () =>
+        ports.read((view) => rollbackAction(findService(view, ref), version, ports.nowMs())),
+      );
       return c.json({ Warnings: null });
     }
     const { spec: given, warnings } = await readPinnedSpec(context, c);
     const givenAuth = registryAuth(c);
     const auth = sealedAuth(context, givenAuth);
     const authFrom = c.req.query("registryAuthFrom") || "spec";
-    const action = await readSpec(context, given, (view, spec) => {
-      const service = findService(view, ref);
-      refuseFixedChanges(service.spec, spec);
-      const kept = withAuth(spec, auth ?? keptAuth(service, authFrom));
-      validateServiceSpec(view, kept, service);
-      return updateAction(service, version, kept, ports.nowMs());
-    });
-    await propose(context, [action]);
-    return c.json({ Warnings: null });
+    await proposeInSequence(context, () =>
+      readSpec(context, given, (view, spec) => {
+        const service = findService(view, ref);
+        refuseFixedChanges(service.spec, spec);
+        const withKept = keepShoalFields(spec, service.spec);
+        const kept = resolveContainerOptions(
+          withAuth(
+            withKept,
+            sameAuth(context, service, givenAuth) ?? auth ?? keptAuth(service, authFrom),
+          ),
+        );
+        validateServiceSpec(view, kept, service);
+        return updateAction(service, version, kept, ports.nowMs());
+      }),
+    );
+    return c.json({ Warnings: warnings.length > 0 ? warnings : null });
   });
 
   app.delete("/:id", async (c) => {
@@ -116,6 +127,35 @@ export function serviceRoutes(context: ApiContext): Hono {
   return app;
 }
 
+/** Whether the client speaks this version of the API; without one in the path it speaks the newest. */
+function knows(c: Context, version: string): boolean {
+  const spoken = splitVersion(c.req.url).version;
+  return spoken === undefined || !isOlder(spoken, version);
+}
+
+/**
+ * The spec of the body, without what clients of that version cannot have meant. Fields that came
+ * after 1.41 are taken from everybody: the engine below may be older than they are.
+ * Source: moby daemon/server/router/swarm/helpers.go.
+ */
+async function readServiceSpec(c: Context): Promise<ParsedServiceSpec> {
+  const spec = await readBody(c, serviceSpecSchema);
+  const { ContainerSpec: container, Placement, Resources } = spec.TaskTemplate;
+  if (!knows(c, "1.40")) {
+    delete container?.Sysctls;
+    delete Placement?.MaxReplicas;
+  }
+  if (!knows(c, "1.41")) {
+    delete container?.CapabilityAdd;
+    delete container?.CapabilityDrop;
+    delete container?.Ulimits;
+    delete Resources?.Limits?.Pids;
+    delete spec.Mode.ReplicatedJob;
+    delete spec.Mode.GlobalJob;
+  }
+  return spec;
+}
+
 function matches(service: Service, filters: Filters): boolean {
   return (
     matchesPrefix(filters, "id", service.id) &&
@@ -124,6 +164,39 @@ function matches(service: Service, filters: Filters): boolean {
     matchesExactly(filters, "mode", modeOf(service.spec)) &&
     matchesExactly(filters, "runtime", service.spec.TaskTemplate.Runtime || "container")
   );
+}
+
+/** Each time the managers were faster: the allocator and the updater write a service too. */
+const SEQUENCE_TRIES_MAX = 5;
+
+/**
+ * Proposes the action for the service as it is now. A user's version is good for as long as no spec
+ * was set since (seenVersion); what the managers write beside the spec is no reason to refuse it,
+ * so the action is made anew when that came between.
+ * @throws {ClusterError} version-conflict when another spec came first.
+ */
+async function proposeInSequence(
+  context: ApiContext,
+  make: () => Promise<StoreAction>,
+): Promise<void> {
+  for (let tries = 1; ; tries += 1) {
+    const action = await make();
+    try {
+      return await propose(context, [action]);
+    } catch (error) {
+      const isConflict = error instanceof ClusterError && error.code === "version-conflict";
+      if (!isConflict || tries >= SEQUENCE_TRIES_MAX) throw error;
+    }
+  }
+}
+
+/**
+ * The version under which the service is changed, given the one that the client saw.
+ * @throws {ClusterError} version-conflict
+ */
+function seenVersion(service: Service, version: number): number {
+  if (version >= service.specVersion && version <= service.version) return service.version;
+  throw new ClusterError("version-conflict", `service ${service.id} has changed`);
 }
 
 const NAME_TRIES_MAX = 20;
@@ -168,6 +241,37 @@ async function unknownNetworkError(context: ApiContext, ref: string): Promise<Cl
     "forbidden",
     `The network ${network.data.Name} cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.`,
   );
+}
+
+/** The body of a create or update; with the digest of its image when the client leaves that to us. */
+async function readPinnedSpec(context: ApiContext, c: Context) {
+  const spec = normaliseServiceSpec(await readServiceSpec(c));
+  if (knows(c, CLIENT_PINS_SINCE)) return { spec, warnings: [] };
+  return pinImage(context.engine, spec, registryAuth(c));
+}
+
+function sealedAuth({ ports }: ApiContext, auth: string | undefined): string | undefined {
+  return auth === undefined ? undefined : sealRegistryAuth(ports.vault, auth);
+}
+
+/**
+ * What is stored, when it is what was given: sealed anew it would be another text, and tasks that are
+ * still pulling would be replaced by each `stack deploy`.
+ */
+function sameAuth(
+  { ports }: ApiContext,
+  service: Service,
+  given: string | undefined,
+): string | undefined {
+  const stored = service.spec.TaskTemplate.ContainerSpec.PullOptions?.RegistryAuth;
+  if (given === undefined || stored === undefined) return undefined;
+  try {
+    return openRegistryAuth(ports.vault, stored) === given ? stored : undefined;
+  } catch (error) {
+    // Sealed by a key that is not here: what was given is sealed by one that is.
+    if (error instanceof ClusterError) return undefined;
+    throw error;
+  }
 }
 
 function withAuth(spec: ServiceSpec, auth: string | undefined): ServiceSpec {
@@ -216,7 +320,7 @@ function updateAction(
     type: "update",
     table: "service",
     id: service.id,
-    ifVersion: version,
+    ifVersion: seenVersion(service, version),
     set: {
       spec,
       previousSpec: service.spec,
@@ -242,38 +346,7 @@ function rollbackAction(service: Service, version: number, nowMs: number): Store
     type: "update",
     table: "service",
     id: service.id,
-    ifVersion: version,
-/** The body of a create or update; with the digest of its image when the client leaves that to us. */
-async function readPinnedSpec(context: ApiContext, c: Context) {
-  const spec = normaliseServiceSpec(await readServiceSpec(c));
-  if (knows(c, CLIENT_PINS_SINCE)) return { spec, warnings: [] };
-  return pinImage(context.engine, spec, registryAuth(c));
-}
-
-function sealedAuth({ ports }: ApiContext, auth: string | undefined): string | undefined {
-  return auth === undefined ? undefined : sealRegistryAuth(ports.vault, auth);
-}
-
-/**
- * What is stored, when it is what was given: sealed anew it would be another text, and tasks that are
- * still pulling would be replaced by each `stack deploy`.
- */
-function sameAuth(
-  { ports }: ApiContext,
-  service: Service,
-  given: string | undefined,
-): string | undefined {
-  const stored = service.spec.TaskTemplate.ContainerSpec.PullOptions?.RegistryAuth;
-  if (given === undefined || stored === undefined) return undefined;
-  try {
-    return openRegistryAuth(ports.vault, stored) === given ? stored : undefined;
-  } catch (error) {
-    // Sealed by a key that is not here: what was given is sealed by one that is.
-    if (error instanceof ClusterError) return undefined;
-    throw error;
-  }
-}
-
+    ifVersion: seenVersion(service, version),
     set: {
       spec: service.previousSpec,
       previousSpec: service.spec,

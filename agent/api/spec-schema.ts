@@ -6,6 +6,7 @@
  * Source: Docker Engine API v1.41; moby api/types/swarm.
  */
 import { z } from "zod";
+import { WHOLE_TEXT } from "./body.ts";
 import { isEmptyMap, omitEmpty } from "./go-values.ts";
 
 const text = z.string().exactOptional();
@@ -15,6 +16,15 @@ const flag = z.boolean().exactOptional();
 const whole = z.int().exactOptional();
 const count = z.int().nonnegative().exactOptional();
 const record = z.looseObject({});
+
+/** A word of a few, or none; `say` is the whole refusal of another one. */
+function oneOf<const W extends string>(words: readonly W[], say: (given: string) => string) {
+  return z
+    .union([z.enum(words), z.literal("")], {
+      error: ({ input }) => (typeof input === "string" ? `${WHOLE_TEXT}${say(input)}` : undefined),
+    })
+    .exactOptional();
+}
 
 /** An object whose Go zeros are left out; `keep` names pointer fields, `maps` maps. */
 function struct<S extends z.ZodRawShape>(
@@ -51,7 +61,16 @@ const mountSchema = z
       .exactOptional(),
     TmpfsOptions: z.looseObject({ SizeBytes: whole, Mode: whole }).exactOptional(),
   })
-  .transform((mount): Record<string, unknown> => omitEmpty(mount));
+  // As in Go, no type is the first one; and binds have a propagation as soon as they have options.
+  .transform(
+    (mount): Record<string, unknown> => ({
+      Type: "bind",
+      ...omitEmpty(mount),
+      ...(mount.BindOptions
+        ? { BindOptions: { Propagation: "rprivate", ...omitEmpty(mount.BindOptions) } }
+        : {}),
+    }),
+  );
 
 const fileTargetSchema = z.looseObject({
   Name: z.string().default(""),
@@ -80,7 +99,16 @@ const healthcheckSchema = struct({
   StartInterval: whole,
 });
 
-const containerSpecSchema = struct(
+/** The Engine API's document has HealthCheck, Go's clients write Healthcheck; Go reads both. */
+function withHealthcheck(container: unknown): unknown {
+  if (typeof container !== "object" || container === null || !("HealthCheck" in container)) {
+    return container;
+  }
+  const { HealthCheck: Healthcheck, ...rest } = container;
+  return { Healthcheck, ...rest };
+}
+
+const containerSpecFields = struct(
   {
     Image: z.string().default(""),
     Labels: textMap.exactOptional(),
@@ -113,10 +141,13 @@ const containerSpecSchema = struct(
     CapabilityDrop: texts,
     Ulimits: z.array(z.object({ Name: z.string(), Hard: z.int(), Soft: z.int() })).exactOptional(),
     OomScoreAdj: whole,
+    // Its fields are checked by their own table (agent/reconciler/container-options.ts).
+    Shoal: record.exactOptional(),
   },
   // An empty Image is kept too: it is refused with its own words.
   { keep: ["Init", "StopGracePeriod", "Image"], maps: ["Labels", "Sysctls"] },
 );
+const containerSpecSchema = z.preprocess(withHealthcheck, containerSpecFields);
 
 const limitsShape = { NanoCPUs: whole, MemoryBytes: whole };
 const resourcesSchema = z.object({
@@ -125,11 +156,16 @@ const resourcesSchema = z.object({
     ...limitsShape,
     GenericResources: z.array(record).exactOptional(),
   }).exactOptional(),
+  SwapBytes: z.int().min(-1).exactOptional(),
+  MemorySwappiness: z.int().min(-1).max(100).exactOptional(),
 });
 
 const restartPolicySchema = struct(
   {
-    Condition: z.enum(["none", "on-failure", "any"]).or(z.literal("")).exactOptional(),
+    Condition: oneOf(
+      ["none", "on-failure", "any"],
+      (given) => `invalid RestartCondition: "${given}"`,
+    ),
     Delay: whole,
     MaxAttempts: count,
     Window: whole,
@@ -175,10 +211,13 @@ const updateConfigSchema = struct(
     // In Go a config that is given but says nothing of these two means zero: all at once, none may fail.
     Parallelism: z.int().nonnegative().default(0),
     Delay: whole,
-    FailureAction: z.enum(["pause", "continue", "rollback"]).or(z.literal("")).exactOptional(),
+    FailureAction: oneOf(
+      ["pause", "continue", "rollback"],
+      (given) => `unrecognized update failure action ${given}`,
+    ),
     Monitor: whole,
     MaxFailureRatio: z.number().default(0),
-    Order: z.enum(["stop-first", "start-first"]).or(z.literal("")).exactOptional(),
+    Order: oneOf(["stop-first", "start-first"], (given) => `unrecognized update order ${given}`),
   },
   { keep: ["Parallelism", "MaxFailureRatio"] },
 );
@@ -187,10 +226,16 @@ const portNumber = z.int().min(0).max(65_535);
 const portSchema = struct(
   {
     Name: text,
-    Protocol: z.enum(["tcp", "udp", "sctp"]).or(z.literal("")).exactOptional(),
+    Protocol: oneOf(
+      ["tcp", "udp", "sctp"],
+      (given) => `invalid port protocol "${given}": use tcp, udp or sctp`,
+    ),
     TargetPort: portNumber.default(0),
     PublishedPort: portNumber.exactOptional(),
-    PublishMode: z.enum(["ingress", "host"]).or(z.literal("")).exactOptional(),
+    PublishMode: oneOf(
+      ["ingress", "host"],
+      (given) => `invalid publish mode "${given}": use ingress or host`,
+    ),
   },
   { keep: ["TargetPort"] },
 );
@@ -214,7 +259,7 @@ export const serviceSpecSchema = z.object({
   UpdateConfig: updateConfigSchema.exactOptional(),
   RollbackConfig: updateConfigSchema.exactOptional(),
   EndpointSpec: struct({
-    Mode: z.enum(["vip", "dnsrr"]).or(z.literal("")).exactOptional(),
+    Mode: oneOf(["vip", "dnsrr"], (given) => `invalid resolution mode: "${given}"`),
     Ports: z.array(portSchema).exactOptional(),
   }).exactOptional(),
   Networks: z.array(attachmentSchema).exactOptional(),
@@ -346,6 +391,9 @@ export const initSchema = z.object({
   DefaultAddrPool: texts,
   SubnetSize: whole,
 });
+
+/** Body of POST /swarm/unlock. */
+export const unlockSchema = z.object({ UnlockKey: text });
 
 /** Body of POST /swarm/join. */
 export const joinSchema = z.object({

@@ -32,8 +32,13 @@ export function taskRoutes(context: ApiContext): Hono {
   const app = new Hono();
 
   app.get("/", async (c) => {
-    const filters = parseFilters(c.req.query("filters"), FILTERS);
-    const unknown = filters.get("desired-state")?.find((state) => !(state in TASK_STATE_ORDER));
+    const given = parseFilters(c.req.query("filters"), FILTERS);
+    const states = given.get("desired-state");
+    // Case does not matter, as in stock.
+    const filters = states
+      ? new Map([...given, ["desired-state", states.map((state) => state.toLowerCase())]])
+      : given;
+    const unknown = states?.find((state) => !Object.hasOwn(TASK_STATE_ORDER, state.toLowerCase()));
     if (unknown !== undefined) {
       throw new ClusterError("invalid-argument", `Invalid desired-state filter: '${unknown}'`);
     }

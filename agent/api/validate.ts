@@ -6,7 +6,9 @@
  * Source: SwarmKit manager/controlapi/service.go, common.go; moby daemon/cluster/services.go,
  * convert/service.go.
  */
+import { checkFixedAddresses } from "../../core/allocator/fixed.ts";
 import { ClusterError } from "../../core/errors.ts";
+import { genericReservationProblem } from "../../core/objects/generic-resource.ts";
 import {
   type EndpointSpec,
   isJob,
@@ -15,13 +17,16 @@ import {
   type UpdateConfig,
 } from "../../core/objects/service.ts";
 import type { ContainerSpec, TaskSpec } from "../../core/objects/task.ts";
+import { progressDeadlineProblem } from "../../core/orchestrator/progress-deadline.ts";
 import { parseConstraints } from "../../core/scheduler/constraint.ts";
 import type { ClusterView } from "../../core/store/view.ts";
+import { expandTemplate, type TemplateContext } from "../reconciler/template.ts";
 import { findNetwork } from "./lookup.ts";
 import { controlError } from "./problem.ts";
 import type { ParsedServiceSpec } from "./spec-schema.ts";
 
 const NAME_PATTERN = /^[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*$/;
+const PROPAGATIONS = new Set(["", "rprivate", "private", "rshared", "shared", "rslave", "slave"]);
 const NAME_LENGTH_MAX = 63;
 const CPU_NANO_MIN = 1_000_000;
 const MEMORY_BYTES_MIN = 4 * 1024 * 1024;
@@ -58,6 +63,9 @@ export function normaliseServiceSpec(parsed: ParsedServiceSpec): ServiceSpec {
   const { Networks: legacyNetworks, Mode, ...rest } = parsed;
   const { ContainerSpec, PluginSpec, NetworkAttachmentSpec, ...template } = parsed.TaskTemplate;
   const runtime = template.Runtime || "container";
+  if (runtime === "container" && !ContainerSpec) {
+    throw new ClusterError("invalid-argument", "mismatched Runtime and *Spec fields");
+  }
   if (PluginSpec || runtime === "plugin") {
     notYet("services of runtime plugin are", "install the plugin on each node");
   }
@@ -66,7 +74,9 @@ export function normaliseServiceSpec(parsed: ParsedServiceSpec): ServiceSpec {
   }
   if (runtime !== "container") refuse(`TaskSpec: runtime "${runtime}" is unknown: use container`);
   const modes = Object.values(Mode).filter((mode) => mode !== undefined);
-  if (modes.length > 1) refuse("must specify only one service mode");
+  if (modes.length > 1) {
+    throw new ClusterError("invalid-argument", "must specify only one service mode");
+  }
   const networks = template.Networks?.length ? template.Networks : (legacyNetworks ?? []);
   const { Networks: _, ...templateRest } = template;
   const spec = {
@@ -143,10 +153,13 @@ export function validateServiceSpec(view: ClusterView, spec: ServiceSpec, servic
     if (spec.UpdateConfig) refuse("Jobs may not have an update config");
     if (spec.RollbackConfig) refuse("Jobs may not have a rollback config");
   }
+  validateExtensions(spec);
   validateUpdateConfig(spec.UpdateConfig);
   validateUpdateConfig(spec.RollbackConfig);
   validateEndpoint(spec.EndpointSpec);
+  validateTemplates(spec);
   validateReferences(view, spec.TaskTemplate.ContainerSpec);
+  checkFixedAddresses(view, spec, service?.id);
   validatePortsFree(view, spec, service?.id);
 }
 
@@ -155,18 +168,20 @@ function validateTaskSpec(template: TaskSpec): void {
   for (const part of [template.Resources?.Limits, template.Resources?.Reservations]) {
     const { NanoCPUs: cpuNano, MemoryBytes: memoryBytes } = part ?? {};
     if (cpuNano !== undefined && cpuNano < CPU_NANO_MIN) {
-      refuse(`invalid cpu value ${cpuNano / 1e9}: Must be at least ${CPU_NANO_MIN / 1e9}`);
+      refuse(
+        `invalid cpu value ${goNumber(cpuNano / 1e9)}: Must be at least ${CPU_NANO_MIN / 1e9}`,
+      );
     }
     if (memoryBytes !== undefined && memoryBytes < MEMORY_BYTES_MIN) {
       refuse(`invalid memory value ${memoryBytes}: Must be at least 4MiB`);
     }
   }
+  if (template.Resources?.SwapBytes !== undefined && !template.Resources.Limits?.MemoryBytes) {
+    refuse("memory swap provided, but no memory-limit was set");
+  }
   const restart = template.RestartPolicy;
   if ((restart?.Delay ?? 0) < 0) refuse("TaskSpec: restart-delay cannot be negative");
   if ((restart?.Window ?? 0) < 0) refuse("TaskSpec: restart-window cannot be negative");
-  if (template.LogDriver && template.LogDriver.Name === "") {
-    refuse("TaskSpec: log driver name must be provided");
-  }
   validateConstraints(template.Placement?.Constraints ?? []);
 }
 
@@ -205,6 +220,7 @@ function validateContainer(container: ContainerSpec): void {
   if ((container.StopGracePeriod ?? 0) < 0) {
     refuse("ContainerSpec: stop-grace-period cannot be negative");
   }
+  validateCredentialSpec(container);
   validateFileReferences("secret", container.Secrets ?? []);
   validateFileReferences("config", container.Configs ?? []);
 }
@@ -214,7 +230,15 @@ function validateMount(mount: Record<string, unknown>, target: string): void {
   if (type === "cluster") notYet("cluster volumes (CSI) are", "use a volume driver");
   if (type === "npipe") refuse(`invalid mount ${target}: npipe mounts are for Windows`);
   if (!["", "bind", "volume", "tmpfs", "image"].includes(type)) {
-    refuse(`invalid MountType: "${type}"`);
+    throw new ClusterError("invalid-argument", `invalid MountType: "${type}"`);
+  }
+  const bind = mount["BindOptions"];
+  const propagation =
+    typeof bind === "object" && bind !== null && "Propagation" in bind
+      ? String(bind.Propagation)
+      : "";
+  if (!PROPAGATIONS.has(propagation)) {
+    throw new ClusterError("invalid-argument", `invalid MountPropagation: "${propagation}"`);
   }
   if (type === "bind" && !mount["Source"]) {
     refuse(`invalid bind mount ${target}: its source must be provided`);
@@ -233,7 +257,21 @@ function validateFileReferences(kind: "secret" | "config", references: Record<st
     const name = textOf(reference, nameField);
     if (!reference[idField] || !name) refuse(`malformed ${kind} reference`);
     // Runtime configs are not mounted; a credential spec reads them.
-    if (kind === "config" && reference["Runtime"] && !reference["File"]) continue;
+    if (kind === "config") {
+      if (reference["Runtime"] && reference["File"]) {
+        throw new ClusterError(
+          "invalid-argument",
+          "invalid Config: cannot specify both File and Runtime",
+        );
+      }
+      if (reference["Runtime"]) continue;
+      if (!reference["File"]) {
+        throw new ClusterError(
+          "invalid-argument",
+          "invalid Config: either File or Runtime should be set",
+        );
+      }
+    }
     const file = reference["File"];
     if (typeof file !== "object" || file === null || !("Name" in file)) {
       refuse(`malformed ${kind} reference, no target provided`);
@@ -255,16 +293,32 @@ function validateReferences(view: ClusterView, container: ContainerSpec): void {
     kind: "secret" | "config",
     references: Record<string, unknown>[],
     [idField, nameField]: [string, string],
-    exists: (id: string) => boolean,
+    nameOf: (id: string) => string | undefined,
   ) => {
     const missing = references
-      .filter((reference) => !exists(textOf(reference, idField)))
+      .filter((reference) => nameOf(textOf(reference, idField)) !== textOf(reference, nameField))
       .map((reference) => textOf(reference, nameField));
     if (missing.length === 0) return;
     refuse(`${kind}${missing.length > 1 ? "s" : ""} not found: ${missing.join(", ")}`);
   };
-  check("secret", container.Secrets ?? [], ["SecretID", "SecretName"], (id) => !!view.secret(id));
-  check("config", container.Configs ?? [], ["ConfigID", "ConfigName"], (id) => !!view.config(id));
+  check(
+    "secret",
+    container.Secrets ?? [],
+    ["SecretID", "SecretName"],
+    (id) => view.secret(id)?.spec.Name,
+  );
+  check(
+    "config",
+    container.Configs ?? [],
+    ["ConfigID", "ConfigName"],
+    (id) => view.config(id)?.spec.Name,
+  );
+}
+
+function validateExtensions(spec: ServiceSpec): void {
+  const generic = spec.TaskTemplate.Resources?.Reservations?.GenericResources ?? [];
+  const problem = genericReservationProblem(generic) ?? progressDeadlineProblem(spec);
+  if (problem !== undefined) refuse(problem);
 }
 
 function validateUpdateConfig(config: UpdateConfig | undefined): void {
@@ -286,7 +340,7 @@ function validateEndpoint(endpoint: EndpointSpec | undefined): void {
     }
     if (port.TargetPort === 0) refuse("EndpointSpec: a target port must be provided");
     if (!port.PublishedPort) continue;
-    const key = `${port.PublishedPort}/${port.Protocol ?? "tcp"}/${mode}`;
+    const key = `${port.PublishedPort}/${port.Protocol ?? "tcp"}`;
     if (published.has(key)) refuse("EndpointSpec: duplicate published ports provided");
     published.add(key);
   }
@@ -312,6 +366,69 @@ function validatePortsFree(view: ClusterView, spec: ServiceSpec, ownId: string |
         `port '${port.PublishedPort}' is already in use by service '${other.spec.Name}' (${other.id}) as ${isHostPort ? "a host-published" : "an ingress"} port`,
       );
     }
+  }
+}
+
+/** As Go's %v prints it: exponents have two digits. */
+function goNumber(value: number): string {
+  return String(value).replace(/e([+-])(\d)$/, "e$10$2");
+}
+
+/**
+ * Expands every template once, over a task that could be, so that a mistake is told at the call.
+ * Source: SwarmKit manager/controlapi/service.go, template/expand.go.
+ */
+function validateTemplates(spec: ServiceSpec): void {
+  const context: TemplateContext = {
+    fields: {
+      Service: { ID: "id", Name: spec.Name, Labels: { ...spec.Labels } },
+      Node: {
+        ID: "id",
+        Hostname: "host",
+        Platform: { Architecture: "x86_64", OS: "linux" },
+      },
+      Task: { ID: "id", Name: `${spec.Name}.1.id`, Slot: "1" },
+    },
+  };
+  const check = (what: string, text: unknown) => {
+    if (typeof text !== "string" || !text.includes("{{")) return;
+    try {
+      expandTemplate(text, context);
+    } catch (error) {
+      if (!(error instanceof ClusterError)) throw error;
+      refuse(`expanding ${what} failed: ${error.message}`);
+    }
+  };
+  const container = spec.TaskTemplate.ContainerSpec;
+  for (const variable of container.Env ?? []) check("env", variable);
+  check("hostname", container.Hostname);
+  for (const mount of container.Mounts ?? []) {
+    check("mount source", mount["Source"]);
+    check("mount target", mount["Target"]);
+  }
+}
+
+/** For Windows, but refused as in stock. Source: moby daemon/cluster/convert/container.go. */
+function validateCredentialSpec(container: ContainerSpec): void {
+  const given = container.Privileges?.["CredentialSpec"];
+  if (typeof given !== "object" || given === null) return;
+  const kinds = Object.entries(given)
+    .filter(([, value]) => value !== "")
+    .map(([kind]) => `"${kind.toLowerCase()}"`);
+  const [first, second] = ['"config"', '"file"', '"registry"'].filter((kind) =>
+    kinds.includes(kind),
+  );
+  if (first === undefined) {
+    throw new ClusterError(
+      "invalid-argument",
+      'invalid CredentialSpec: must either provide "file", "registry", or "config" for credential spec',
+    );
+  }
+  if (second !== undefined) {
+    throw new ClusterError(
+      "invalid-argument",
+      `invalid CredentialSpec: cannot specify both ${first} and ${second} credential specs`,
+    );
   }
 }
 

@@ -53,7 +53,9 @@ describe("events of a service", () => {
     const { take } = listening();
     const status = { startedAtMs: 1, message: "" };
     expect(take(ofService("create", service()))).toEqual([{ name: "web" }]);
-    expect(take(ofService("update", service()))).toEqual([{ name: "web" }]);
+    expect(take(ofService("update", service({ specVersion: 2 })))).toEqual([{ name: "web" }]);
+    // The allocator's part.
+    expect(take(ofService("update", service({ specVersion: 2 })))).toEqual([]);
     expect(take(ofService("update", service({}, 3)))).toEqual([
       { name: "web", "replicas.old": "2", "replicas.new": "3" },
     ]);
@@ -73,7 +75,8 @@ describe("events of a service", () => {
 
   test("have the time of the change, a removal that of now", () => {
     const { events, seen } = listening();
-    events.take([ofService("create", service()), ofService("update", service())]);
+    const updated = service({ specVersion: 2 });
+    events.take([ofService("create", service()), ofService("update", updated)]);
     events.take([ofService("remove", service())]);
     expect(seen.map((event) => [event.action, event.atMs])).toEqual([
       ["create", NOW_MS - 10],
@@ -133,7 +136,9 @@ describe("events of a node", () => {
 test("past events are kept, the last ones, in order and apart", () => {
   const { events, stop } = listening();
   stop();
-  for (let at = 0; at < 3 * PAST_EVENTS_MAX; at += 1) events.take([ofService("update", service())]);
+  for (let at = 0; at < 3 * PAST_EVENTS_MAX; at += 1) {
+    events.take([ofService("update", service({ specVersion: at }))]);
+  }
   expect(events.past()).toHaveLength(PAST_EVENTS_MAX);
   const nanoseconds = events.past().map((event) => event.nanoseconds);
   expect(nanoseconds).toEqual([...nanoseconds].sort((a, b) => a - b));

@@ -139,7 +139,8 @@ describe("POST /networks/create", () => {
   const refusals: [Record<string, unknown>, number, string][] = [
     [{ Name: "" }, 400, "name must be provided"],
     [{ Name: "a b" }, 400, "name must be valid as a DNS name component"],
-    [{ Name: "host" }, 403, "operation is not permitted on predefined host network"],
+    [{ Name: "host" }, 409, "network with name host already exists"],
+    [{ Name: "none" }, 403, "operation is not permitted on predefined none network"],
     [{ Name: "net1" }, 409, "network with name net1 already exists"],
     [{ Name: "local1" }, 409, "network with name local1 already exists"],
     [{ Ingress: true }, 409, `ingress network (${INGRESS_ID}) is already present`],

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { openRegistryAuth } from "../../../agent/vault.ts";
 import type { Task, TaskState } from "../../../core/objects/task.ts";
 import { HOST_ID, INGRESS_ID, makeTask, NET1_ID } from "./fake-ports.ts";
 import golden from "./golden/services.json" with { type: "json" };
@@ -39,7 +40,7 @@ describe("POST /services/create", () => {
       ...ports(8080),
     });
     expect(answer.status).toBe(201);
-    expect(answer.body).toEqual({ ID: expect.stringMatching(/^[0-9a-z]{25}$/), Warnings: null });
+    expect(answer.body).toEqual({ ID: expect.stringMatching(/^[0-9a-z]{25}$/) });
     const service = stored(field(answer.body, "ID"));
     expect(service.spec.TaskTemplate.Networks).toEqual([{ Target: NET1_ID, Aliases: ["www"] }]);
     expect(service.spec.TaskTemplate.Runtime).toBe("container");
@@ -59,9 +60,9 @@ describe("POST /services/create", () => {
 
   test("keeps registry credentials and never shows them", async () => {
     const id = await lab.createService({}, { "x-registry-auth": "c2VjcmV0" });
-    expect(stored(id).spec.TaskTemplate.ContainerSpec.PullOptions).toEqual({
-      RegistryAuth: "c2VjcmV0",
-    });
+    const auth = stored(id).spec.TaskTemplate.ContainerSpec.PullOptions?.RegistryAuth ?? "";
+    expect(auth).not.toContain("c2VjcmV0");
+    expect(openRegistryAuth(lab.ports.vault, auth)).toBe("c2VjcmV0");
     const service = stored(id);
     lab.ports.put("task", makeTask(service, "task1"));
     lab.ports.put("service", { ...service, previousSpec: service.spec });
@@ -225,7 +226,7 @@ describe("POST /services/create", () => {
       "a config without a target",
       { container: { Configs: [{ ConfigID: "c", ConfigName: "c" }] } },
       400,
-      "malformed config reference, no target provided",
+      "invalid Config: either File or Runtime should be set",
     ],
     [
       "two modes",
@@ -382,15 +383,36 @@ describe("POST /services/{id}/update", () => {
   });
 
   test("takes credentials from the header, else from the spec that is named", async () => {
-    const auth = (id: string) =>
-      stored(id).spec.TaskTemplate.ContainerSpec.PullOptions?.RegistryAuth;
+    const auth = (id: string) => {
+      const { PullOptions } = stored(id).spec.TaskTemplate.ContainerSpec;
+      return openRegistryAuth(lab.ports.vault, PullOptions?.RegistryAuth ?? "");
+    };
     const id = await lab.createService({}, { "x-registry-auth": "first" });
     await update(id, {});
     expect(auth(id)).toBe("first");
     await update(id, {}, "", { "x-registry-auth": "second" });
     expect(auth(id)).toBe("second");
+    const sealed = () => stored(id).spec.TaskTemplate.ContainerSpec.PullOptions;
+    const before = sealed();
+    await update(id, {}, "", { "x-registry-auth": "second" });
+    expect(sealed()).toEqual(before ?? { RegistryAuth: "" });
+    await update(id, {}, "", { "x-registry-auth": "first" });
+    await update(id, {}, "", { "x-registry-auth": "second" });
     await update(id, {}, "&registryAuthFrom=previous-spec");
     expect(auth(id)).toBe("first");
+  });
+
+  test("refuses a progress deadline and generic resources that cannot be read", async () => {
+    const label = { "shoal.update.progress-deadline": "soon" };
+    expect((await create({ Labels: label })).body).toEqual({
+      message: expect.stringContaining('"soon" is no duration'),
+    });
+    const GenericResources = [{ NamedResourceSpec: { Kind: "gpu", Value: "a" } }];
+    const template = { Resources: { Reservations: { GenericResources } } };
+    expect(await create({ template })).toMatchObject({
+      status: 400,
+      body: { message: expect.stringContaining("invalid argument for resource gpu") },
+    });
   });
 });
 
