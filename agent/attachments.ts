@@ -14,6 +14,8 @@ import type { Logger } from "./logger.ts";
 
 const CHECK_PERIOD_MS = 20_000;
 const GRACE_MS = 60_000;
+/** One look for all that go together. */
+const GONE_DELAY_MS = 200;
 const ENGINE_TIMEOUT_MS = 20_000;
 const RPC_TIMEOUT_MS = 10_000;
 
@@ -26,6 +28,10 @@ type Ask = <M extends "attach" | "detach">(
 export type Attachments = {
   /** @throws {ClusterError} as core/allocator/attachments.ts planAttachment; unavailable without a leader. */
   attach(request: RpcMethods["attach"]["params"]): Promise<RpcMethods["attach"]["result"]>;
+  /** What came of an address: a container is configured with it, or there is none and it goes back. */
+  settle(id: string, isMade: boolean): void;
+  /** A container or a leg of one is gone: looks soon whether an address is free. */
+  containerGone(): void;
   take(message: AssignmentsMessage): void;
   stop(): void;
 };
@@ -42,36 +48,55 @@ export function startAttachments(options: {
   const { log, graceMs = GRACE_MS } = options;
   /** By assignment key; since when this process knows of them. */
   const held = new Map<string, { id: string; address: string; sinceMs: number }>();
+  /** Their containers were made: those that are not there any more are gone, not still to come. */
+  const made = new Set<string>();
 
   const release = async () => {
     if (held.size === 0) return;
     const used = await usedAddresses(options.engineSocket);
     const nowMs = performance.now();
+    for (const { id, address } of held.values()) if (used.has(address)) made.add(id);
     const free = [...held.values()].filter(
-      ({ address, sinceMs }) => !used.has(address) && nowMs - sinceMs >= graceMs,
+      ({ id, address, sinceMs }) =>
+        !used.has(address) && (made.has(id) || nowMs - sinceMs >= graceMs),
     );
     if (free.length === 0) return;
     const ids = free.slice(0, DETACH_MAX).map(({ id }) => id);
     await options.ask("detach", { ids }, RPC_TIMEOUT_MS);
     log.info({ addresses: free.map(({ address }) => address) }, "Addresses given back");
   };
+  const notYet = (error: unknown) => {
+    if (!(error instanceof ClusterError)) throw error;
+    log.debug({ err: error.message }, "Addresses not given back yet");
+  };
   let isReleasing = false;
-  const timer = setInterval(() => {
+  const check = () => {
     if (isReleasing) return;
     isReleasing = true;
     release()
-      .catch((error: unknown) => {
-        if (!(error instanceof ClusterError)) throw error;
-        log.debug({ err: error.message }, "Addresses not given back yet");
-      })
+      .catch(notYet)
       .finally(() => {
         isReleasing = false;
       });
-  }, options.checkPeriodMs ?? CHECK_PERIOD_MS);
+  };
+  const timer = setInterval(check, options.checkPeriodMs ?? CHECK_PERIOD_MS);
   timer.unref();
+  let soon: Timer | undefined;
+  const checkSoon = () => {
+    if (held.size === 0) return;
+    soon ??= setTimeout(() => {
+      soon = undefined;
+      check();
+    }, GONE_DELAY_MS);
+  };
 
   return {
     attach: (request) => options.ask("attach", request, RPC_TIMEOUT_MS),
+    settle: (id, isMade) => {
+      if (isMade) made.add(id);
+      else options.ask("detach", { ids: [id] }, RPC_TIMEOUT_MS).catch(notYet);
+    },
+    containerGone: checkSoon,
     take: ({ type, put, removed }) => {
       const before = new Map(held);
       if (type === "complete") held.clear();
@@ -83,8 +108,16 @@ export function startAttachments(options: {
         const sinceMs = before.get(key)?.sinceMs ?? performance.now();
         held.set(key, { id: body.taskId, address, sinceMs });
       }
+      const ids = new Set([...held.values()].map(({ id }) => id));
+      if (type !== "complete") return;
+      for (const id of made) if (!ids.has(id)) made.delete(id);
+      // After a restart: which of them have their containers?
+      checkSoon();
     },
-    stop: () => clearInterval(timer),
+    stop: () => {
+      clearInterval(timer);
+      clearTimeout(soon);
+    },
   };
 }
 

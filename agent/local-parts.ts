@@ -38,6 +38,8 @@ export async function startLocalParts(options: {
   engineSocket: string;
   meshBackend: "auto" | BackendName;
   log: Logger;
+  /** A container of whoever, or a leg of one, is gone from the engine. */
+  onContainerGone(): void;
   onStatuses(statuses: Extract<ReconcilerOutput, { type: "statuses" }>["statuses"]): void;
   /** What `describe` gives is not what it was. */
   onDescriptionChanged(): void;
@@ -63,6 +65,7 @@ export async function startLocalParts(options: {
   const acks = createAcks();
   reconciler.onOutput((output) => {
     if (output.type === "statuses") options.onStatuses(output.statuses);
+    else if (output.type === "container-gone") options.onContainerGone();
     else if (output.type === "networks-present") {
       mesh.notify({ type: "networks-present", networkIds: output.networkIds });
     } else {

@@ -51,25 +51,25 @@ export function attachRoutes(context: ApiContext): Hono {
     const container = c.req.query("name") ?? "";
     const host = { ...body.HostConfig };
     const config: Record<string, Endpoint | null> = { ...body.NetworkingConfig?.EndpointsConfig };
-    let isChanged = false;
+    const ids: string[] = [];
     for (const ref of names) {
       if (!(await isForCluster(context, ref))) continue;
       const given = await attach(context, ref, container, config[ref] ?? {});
       if (!given) continue;
-      isChanged = true;
+      ids.push(given.id);
       delete config[ref];
       config[given.networkName] = given.endpoint;
       if (host.NetworkMode === ref) host.NetworkMode = given.networkName;
       // Names of services are answered by the mesh of this node, at the network's gateway.
       if (!host.Dns?.length) host.Dns = [given.gateway];
     }
-    if (!isChanged) return forward(context, c, text);
+    if (ids.length === 0) return forward(context, c, text);
     const next = {
       ...body,
       HostConfig: host,
       NetworkingConfig: { ...body.NetworkingConfig, EndpointsConfig: config },
     };
-    return forward(context, c, JSON.stringify(next));
+    return settled(context, ids, await forward(context, c, JSON.stringify(next)));
   });
 
   app.post("/networks/:id/connect", async (c) => {
@@ -85,7 +85,7 @@ export function attachRoutes(context: ApiContext): Hono {
     if (!given) return forward(context, c, text);
     const next = { ...body, EndpointConfig: given.endpoint };
     const path = `/networks/${encodeURIComponent(given.networkName)}/connect`;
-    return forward(context, c, JSON.stringify(next), path);
+    return settled(context, [given.id], await forward(context, c, JSON.stringify(next), path));
   });
   return app;
 }
@@ -122,7 +122,7 @@ async function attach(
   ref: string,
   name: string,
   endpoint: Endpoint,
-): Promise<{ networkName: string; gateway: string; endpoint: Endpoint } | undefined> {
+): Promise<{ id: string; networkName: string; gateway: string; endpoint: Endpoint } | undefined> {
   if (endpoint.IPAMConfig?.IPv4Address) {
     throw new ClusterError(
       "invalid-argument",
@@ -171,6 +171,12 @@ async function containerName(context: ApiContext, ref: string): Promise<string |
   if (answer.status !== 200) return undefined;
   const { Name } = z.looseObject({ Name: z.string() }).parse(await answer.json());
   return Name.replace(/^\//, "");
+}
+
+/** Tells what the engine made of the addresses. */
+function settled(context: ApiContext, ids: readonly string[], answer: Response): Response {
+  for (const id of ids) context.ports.attached(id, answer.ok);
+  return answer;
 }
 
 /** The engine's answer as ours. */

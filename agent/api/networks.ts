@@ -87,6 +87,19 @@ export function networkRoutes(context: ApiContext): Hono {
     }
   });
 
+  // The bridges of the cluster's networks are not the user's to prune: a task may come for them.
+  app.post("/prune", async (c) => {
+    const text = c.req.query("filters") ?? "";
+    // Filters that cannot be read, the engine refuses in its own words.
+    const given = text === "" ? {} : readJson(text);
+    if (!isFilters(given))
+      return forward(context, c, `/networks/prune?filters=${encodeURIComponent(text)}`, "");
+    const known = given["label!"];
+    const labels = Array.isArray(known) ? known : Object.keys(known ?? {});
+    const filters = JSON.stringify({ ...given, "label!": [...labels, NETWORK_ID_LABEL] });
+    return forward(context, c, `/networks/prune?filters=${encodeURIComponent(filters)}`, "");
+  });
+
   app.get("/:id", async (c) => {
     const scope = c.req.query("scope") ?? "";
     parseFlag("verbose", c.req.query("verbose"));
@@ -265,6 +278,20 @@ function matchesPart(filters: Filters, key: string, text: string): boolean {
       throw error;
     }
   });
+}
+
+function readJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
+
+/** As clients send them: lists, or (older ones) objects whose keys are the values. */
+function isFilters(value: unknown): value is Record<string, string[] | Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 async function forward(

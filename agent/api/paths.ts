@@ -28,7 +28,7 @@ export function splitVersion(target: string): { version?: string; path: string }
 /**
  * True when the inner server answers this request. Networks are shared: their list, inspection,
  * creation and removal are merged by us, and a container that is put on one may need an address of the
- * cluster; disconnect and prune concern this node's containers, so they are the engine's.
+ * cluster; disconnect concerns this node's containers only, so it is the engine's.
  */
 export function isShoalPath(method: string, target: string): boolean {
   const segments = splitVersion(target).path.split("/").slice(1);
@@ -40,7 +40,7 @@ export function isShoalPath(method: string, target: string): boolean {
   if (root !== "networks") return false;
   if (second === undefined) return method === "GET";
   if (third !== undefined) return method === "POST" && third === "connect" && segments.length === 3;
-  if (second === "create") return method === "POST";
+  if (second === "create" || second === "prune") return method === "POST";
   return method === "GET" || method === "DELETE";
 }
 

@@ -29,8 +29,8 @@ export type EngineInfo = {
 };
 /** Body of POST /networks/create; made by the mesh (net/mesh/docker-network.ts). */
 export type NetworkBody = { Name: string; Labels: Record<string, string> };
-/** Without a container: of a network. */
-export type EngineEvent = { containerId?: string };
+/** Without a container: of a network. `isGone`: removed, or no more on a network. */
+export type EngineEvent = { containerId?: string; isGone?: boolean };
 
 export type Docker = {
   info(): Promise<EngineInfo>;
@@ -367,7 +367,8 @@ function parseEvent(line: string): EngineEvent | undefined {
     // Also of a network that it joins or leaves; without one it is a network's own event.
     const containerId =
       event.Type === "container" ? event.Actor?.ID : event.Actor?.Attributes?.container;
-    return containerId ? { containerId } : {};
+    const isGone = event.Action === "destroy" || event.Action === "disconnect";
+    return { ...(containerId ? { containerId } : {}), ...(isGone ? { isGone } : {}) };
   } catch (error) {
     // A line cut off by a dying engine; events are only wake-ups, the resync sees what it told.
     if (error instanceof SyntaxError) return undefined;

@@ -133,7 +133,8 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
   const openEngine = async () => {
     // Events first: what happens between them and the observation is seen by one of the two.
     const opened = await docker.watchEvents({
-      onEvent: ({ containerId }) => {
+      onEvent: ({ containerId, isGone }) => {
+        if (isGone) ports.output({ type: "container-gone" });
         if (containerId) observer.markStale(containerId);
         else observer.markNetworksStale();
         wake();

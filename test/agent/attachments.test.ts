@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { expect, test } from "bun:test";
 import { startAttachments } from "../../agent/attachments.ts";
 import { createLogger } from "../../agent/logger.ts";
+import { until } from "../net/rpc/identities.ts";
 import type { AssignmentItem, AssignmentsMessage } from "../../core/dispatcher/assignment.ts";
 
 const endpoint = (
@@ -28,6 +29,34 @@ const complete = (...put: AssignmentItem[]): AssignmentsMessage => ({
   generation: 1,
   put,
   removed: [],
+});
+
+test("gives back what the engine made nothing of, and what it made once that is gone", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "shoal-attach-"));
+  const engineSocket = join(dir, "engine.sock");
+  const server = Bun.serve({ unix: engineSocket, fetch: () => Response.json([]) });
+  const asked: unknown[] = [];
+  const attachments = startAttachments({
+    nodeId: () => "n1",
+    engineSocket,
+    ask: async (_method, params) => {
+      asked.push(params);
+      return {};
+    },
+    log: createLogger("silent"),
+  });
+  attachments.settle("failed", false);
+  expect(asked).toEqual([{ ids: ["failed"] }]);
+  attachments.take(
+    complete(endpoint("made", "", "n1", "10.0.1.2"), endpoint("being made", "", "n1", "10.0.1.3")),
+  );
+  attachments.settle("made", true);
+  attachments.containerGone();
+  await until("the address is given back", () => asked.length === 2);
+  expect(asked[1]).toEqual({ ids: ["made"] });
+  attachments.stop();
+  await server.stop(true);
+  rmSync(dir, { recursive: true });
 });
 
 test("gives back the addresses that no container of this node has, and no others", async () => {

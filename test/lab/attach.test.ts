@@ -71,4 +71,12 @@ describeLab("attachable networks", { hosts: 2, agents: true }, (made) => {
     expect(await docker(2, "inspect --format", format, "tool")).toBe(before);
     await waitFor("the container by its name", () => fetchFrom(1, "other", "http://tool/"));
   }, 60_000);
+
+  test("the network can go as soon as its containers have", async () => {
+    await docker(2, "rm -f tool late");
+    await docker(1, "rm -f other");
+    await docker(1, "run --rm --network shop lab:latest true");
+    await docker(1, "service rm web");
+    await waitFor("the network to go", () => docker(1, "network rm shop"), { timeoutMs: 10_000 });
+  }, 60_000);
 });

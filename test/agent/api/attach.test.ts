@@ -45,6 +45,7 @@ describe("POST /containers/create", () => {
       expect(status).toBe(201);
       const [held] = attachments();
       expect(held).toMatchObject({ networkId: NET1_ID, name: "c1", aliases: ["db"] });
+      expect(lab.ports.settled).toEqual([[held?.id ?? "", true]]);
       const gateway = lab.ports.rows.network(NET1_ID)?.gateway;
       expect(at(body, "got")).toEqual({
         Image: "a",
@@ -97,5 +98,19 @@ describe("POST /networks/{id}/connect", () => {
     const answer = await lab.call("POST", "/networks/own/connect", body);
     expect(at(answer.body, "got")).toEqual(body);
     expect(attachments()).toHaveLength(0);
+  });
+});
+
+describe("POST /networks/prune", () => {
+  test.each([
+    ["", { "label!": ["shoal.network.id"] }],
+    ['{"until":["24h"]}', { until: ["24h"], "label!": ["shoal.network.id"] }],
+    ['{"label!":{"keep":true}}', { "label!": ["keep", "shoal.network.id"] }],
+  ])("with filters %s leaves the cluster's networks alone", async (filters, passed) => {
+    const query = filters === "" ? "" : `?filters=${encodeURIComponent(filters)}`;
+    await lab.call("POST", `/networks/prune${query}`);
+    const asked = new URL(`http://x${lab.engine.requests.at(-1)?.slice("POST ".length) ?? ""}`);
+    expect(asked.pathname).toBe("/networks/prune");
+    expect(JSON.parse(asked.searchParams.get("filters") ?? "")).toEqual(passed);
   });
 });
