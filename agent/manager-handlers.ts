@@ -5,7 +5,7 @@
 import { planAttachment } from "../core/allocator/attachments.ts";
 import { chooseMeshAddress, chooseNodeIndex } from "../core/allocator/node-index.ts";
 import { assert } from "../core/assert.ts";
-import { NODE_LEFT_MESSAGE, signingCa, trustedRoots } from "../core/ca/root-rotation.ts";
+import { NODE_LEFT_MESSAGE, trustedRoots } from "../core/ca/root-rotation.ts";
 import { ClusterError } from "../core/errors.ts";
 import { newId, type NodeId } from "../core/ids.ts";
 import type { Cluster } from "../core/objects/cluster.ts";
@@ -14,7 +14,7 @@ import type { StateOutput } from "../core/protocol.ts";
 import type { Random } from "../core/random.ts";
 import { issueCertificate } from "../net/pki/issue.ts";
 import { parseJoinToken, tokenSecretsEqual } from "../net/pki/join-token.ts";
-import type { ManagerAddress, RpcMethods, RpcNotes } from "../net/rpc/methods.ts";
+import type { ManagerAddress, NetReport, RpcMethods, RpcNotes } from "../net/rpc/methods.ts";
 import type { RpcConnection } from "../net/rpc/peer.ts";
 import type { RpcHandlers } from "../net/rpc/server.ts";
 import { openSigningCa, openTokens } from "./cluster-secrets.ts";
@@ -38,40 +38,40 @@ type HeldSession = {
 export type ManagerRpc = {
   handlers: RpcHandlers;
   onRaftNote(connection: RpcConnection, data: Uint8Array): void;
-  /** Routes the state worker's session outputs to their connections. */
-  onStateOutput(output: StateOutput): void;
-  /** The connection of the node's session, while this manager holds it. */
-  sessionOf(nodeId: NodeId): RpcConnection | undefined;
-  /** @throws {ClusterError} forbidden for a caller that is no manager of the cluster any more. */
-  admitManager(connection: RpcConnection): void;
-  /** New keys are there: nodes that could not be sent everything open a new session. */
-  keysLearned(): void;
-};
-
-export function managerRpc(options: {
   onAssignmentsApplied(
     connection: RpcConnection,
     applied: RpcNotes["assignments-applied"]["body"],
   ): void;
-  manager: Manager;
-  nodeId: NodeId;
-  log: Logger;
-  random: Random;
-}): ManagerRpc {
-  const { manager, log, vault } = options;
-  /** Sessions held here, on the leader. Bounded by the connection limit of the server. */
-  const sessions = new Map<string, HeldSession>();
+  /** Routes the state worker's session outputs to their connections. */
+  onStateOutput(output: StateOutput): void;
+  /** New keys are there: nodes that could not be sent everything open a new session. */
+  keysLearned(): void;
+  /** The connection of the node's session, while this manager holds it. */
+  sessionOf(nodeId: NodeId): RpcConnection | undefined;
+  /** @throws {ClusterError} forbidden for a caller that is no manager of the cluster any more. */
+  admitManager(connection: RpcConnection): void;
+};
 
-  /** Absent where nothing is sealed (the simulator). */
-  vault?: Vault;
-  /** This leader has all nodes look at their network; absent in the simulator. */
-  netDoctor?(ref?: string): Promise<NetReport>;
-  const managers = (): ManagerAddress[] =>
 /** Somebody took meanwhile what was chosen. */
 const isOvertaken = (error: unknown) =>
   error instanceof ClusterError &&
   ["name-conflict", "in-use", "failed-precondition"].includes(error.code);
 
+export function managerRpc(options: {
+  manager: Manager;
+  nodeId: NodeId;
+  log: Logger;
+  random: Random;
+  /** Absent where nothing is sealed (the simulator). */
+  vault?: Vault;
+  /** This leader has all nodes look at their network; absent in the simulator. */
+  netDoctor?(ref?: string): Promise<NetReport>;
+}): ManagerRpc {
+  const { manager, log, vault } = options;
+  /** Sessions held here, on the leader. Bounded by the connection limit of the server. */
+  const sessions = new Map<string, HeldSession>();
+
+  const managers = (): ManagerAddress[] =>
     manager
       .status()
       .members.filter((m) => !m.isLearner)
@@ -316,18 +316,6 @@ const isOvertaken = (error: unknown) =>
       );
       return {};
     },
-    "node-leave": async (params, connection) => {
-      mustLead();
-      const caller = await memberCaller(connection);
-      if (caller.id === options.nodeId) {
-        // The caller hands over and asks the next leader.
-        await manager.transferLeadership();
-        throw notLeader();
-      }
-      await removeFromRaft(caller.id, params.force);
-      await manager.propose([
-        {
-          type: "update",
     attach: async (params, connection) => {
       mustLead();
       const caller = await memberCaller(connection);
@@ -355,6 +343,18 @@ const isOvertaken = (error: unknown) =>
       if (actions.length > 0) await manager.propose(actions, "each");
       return {};
     },
+    "node-leave": async (params, connection) => {
+      mustLead();
+      const caller = await memberCaller(connection);
+      if (caller.id === options.nodeId) {
+        // The caller hands over and asks the next leader.
+        await manager.transferLeadership();
+        throw notLeader();
+      }
+      await removeFromRaft(caller.id, params.force);
+      await manager.propose([
+        {
+          type: "update",
           table: "node",
           id: caller.id,
           set: {
@@ -403,12 +403,28 @@ const isOvertaken = (error: unknown) =>
       await memberCaller(connection);
       return { status: await manager.freshStatus() };
     },
+    "net-doctor": async ({ node }, connection) => {
+      mustLead();
+      const caller = await memberCaller(connection, isManager);
+      if (!isManager(caller)) {
+        throw new ClusterError("forbidden", `Node ${caller.id} is not a manager`);
+      }
+      if (!options.netDoctor) throw new ClusterError("not-implemented", "There is no doctor here");
+      return { report: await options.netDoctor(node) };
+    },
   };
 
   return {
     handlers,
     onRaftNote: (connection, data) =>
       manager.receiveRaft(callerId(connection), data, connection.peer.address),
+    onAssignmentsApplied: (connection, applied) => {
+      if (sessions.get(applied.sessionId)?.connection !== connection) return;
+      manager.state.notify({ type: "assignments-applied", ...applied });
+    },
+    keysLearned: () => {
+      for (const held of sessions.values()) if (held.isPartial) held.connection.close();
+    },
     sessionOf: (nodeId) =>
       [...sessions.values()].find((held) => held.nodeId === nodeId)?.connection,
     admitManager: (connection) => {
@@ -418,13 +434,6 @@ const isOvertaken = (error: unknown) =>
         throw new ClusterError("forbidden", `Node ${nodeId} is not a manager`);
     },
     onStateOutput: (output) => {
-    onAssignmentsApplied: (connection, applied) => {
-      if (sessions.get(applied.sessionId)?.connection !== connection) return;
-      manager.state.notify({ type: "assignments-applied", ...applied });
-    },
-    keysLearned: () => {
-      for (const held of sessions.values()) if (held.isPartial) held.connection.close();
-    },
       if (output.type === "assignments") {
         const held = sessions.get(output.sessionId);
         if (!held) return;

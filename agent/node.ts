@@ -9,6 +9,7 @@
  * 3. What the node is follows what the managers say of it (`settings.role`), never a local wish.
  */
 import { mkdirSync, rmSync } from "node:fs";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { renewAtMs } from "../core/ca/rotation.ts";
 import { assert } from "../core/assert.ts";
@@ -25,6 +26,8 @@ import type { ManagerAddress, RpcMethod, RpcMethods } from "../net/rpc/methods.t
 import type { TlsIdentity } from "../net/rpc/peer.ts";
 import { createPool, type RpcPool } from "../net/rpc/pool.ts";
 import { type RpcServer, startRpcServer } from "../net/rpc/server.ts";
+import type { BackendName } from "../net/mesh/backend.ts";
+import { loadTable } from "../net/mesh/table.ts";
 import { chooseAddresses, formatHostPort, parseHostPort, DEFAULT_RPC_PORT } from "./address.ts";
 import type {
   ApiPorts,
@@ -35,14 +38,21 @@ import type {
   RestoreResult,
 } from "./api/ports.ts";
 import { currentReadMark } from "./api/stale.ts";
-import { decodeBackup, encodeBackup } from "./backup.ts";
 import { startAttachments } from "./attachments.ts";
+import { decodeBackup, encodeBackup } from "./backup.ts";
 import { createClusterEvents } from "./api/cluster-events.ts";
+import {
+  createNodeDoctor,
+  DOCTOR_TIMEOUT_MS,
+  examineCluster,
+  examineHere,
+} from "./doctor/doctor.ts";
+import { hostProbes, ownCommand } from "./doctor/probes.ts";
 import { foundCluster } from "./found-cluster.ts";
 import { ballastPathOf, watchDiskSpace, type DiskWatch } from "./disk-space.ts";
 import { loadIdentity, type NodeIdentity, removeIdentity, saveIdentity } from "./identity.ts";
-import type { Logger } from "./logger.ts";
 import { type LocalParts, startLocalParts } from "./local-parts.ts";
+import type { Logger } from "./logger.ts";
 import { renderMetrics } from "./metrics.ts";
 import type { LogPorts } from "./logs/collect.ts";
 import { createLogRelay, type LogRelay, openLogLink } from "./logs/relay.ts";
@@ -54,6 +64,8 @@ import { restoreCluster, writeRestoredLog } from "./restore.ts";
 import { clearForRebuild, isLogDamaged, isRebuildPending, putLogAside } from "./rebuild.ts";
 import { startRoleManager } from "./role-manager.ts";
 import { type Session, startSession } from "./session.ts";
+import { sealedParts, sealFounding, unlockKeyOf } from "./cluster-secrets.ts";
+import { keepLock, LOCKED, LOCKED_LEAVE, type LockKeeper, openLock } from "./lock.ts";
 import { openVault, sealSecret } from "./vault.ts";
 
 /** As stock Swarm: after this the join goes on in the background. */
@@ -71,9 +83,11 @@ const RAFT_CHECK_MS = 5_000;
 /** How long a call waits for a life step under way (start, promotion). */
 const START_WAIT_MS = 5_000;
 const RENEW_CHECK_MS = 60_000;
-/** A leader that stops hands over first; without an answer in this time it stops all the same. */
+/** Every manager has asked for a new data key by then. */
+const KEY_SPREAD_MS = 60_000;
 /** Nodes renew spread over this time when the root CA changes. */
 const CA_SPREAD_MS = 1_000;
+/** A leader that stops hands over first; without an answer in this time it stops all the same. */
 const HANDOVER_TIMEOUT_MS = 2_000;
 /** A leader without room on disk tries to hand over so often. */
 const HANDOVER_RETRY_MS = 5_000;
@@ -95,6 +109,8 @@ const ALREADY_IN_SWARM =
 export type NodeOptions = {
   dataDir: string;
   engineSocket: string;
+  /** @default auto: what this host's kernel can do best */
+  meshBackend?: "auto" | BackendName;
   version: string;
   /** The address that others are told from now on, when it has changed since init or join. */
   advertiseAddr?: string;
@@ -118,6 +134,7 @@ type ManagerParts = {
   roles: { wake(): void; stop(): void };
   disk: DiskWatch;
   logs: LogRelay;
+  lock: LockKeeper;
 };
 
 export function createNode(options: NodeOptions): Node {
@@ -135,10 +152,43 @@ export function createNode(options: NodeOptions): Node {
   let lastError: string | undefined;
   let isStopping = false;
   let isRebuilding = false;
+  const lock = openLock(dataDir);
+  const vault = openVault(dataDir, lock.files, lock.isLocked());
   const clusterEvents = createClusterEvents(() => Date.now());
   const logSource = createLogSource({
     nodeId: () => identity?.nodeId,
     socketPath: options.engineSocket,
+  });
+  const attachments = startAttachments({
+    nodeId: () => identity?.nodeId,
+    engineSocket: options.engineSocket,
+    ask: (method, params, timeoutMs) =>
+      askManagers(method, params, timeoutMs, identity?.managers ?? []),
+    log,
+  });
+  const reportBug = (where: string, error: unknown) =>
+    log.error(
+      { where, err: error instanceof Error ? error.stack : String(error) },
+      "Bug in a handler",
+    );
+  const doctor = createNodeDoctor({
+    probes: hostProbes({
+      engineSocket: options.engineSocket,
+      askCommand: ownCommand("net", "ask"),
+    }),
+    loadTable: () => loadTable(join(dataDir, "mesh")),
+    meshStatus: async (timeoutMs) => {
+      if (!local) return { type: "unknown", message: "this node's parts are not running" };
+      try {
+        const answer = await local.mesh.request({ type: "status" }, { timeoutMs });
+        assert(answer.type === "status", "status is answered by status");
+        return answer;
+      } catch (error) {
+        if (!(error instanceof ClusterError)) throw error;
+        return { type: "unknown", message: `the mesh thread does not answer: ${error.message}` };
+      }
+    },
+    nowMs: () => Date.now(),
   });
   /** Log collections that wait for new tasks. */
   const taskListeners = new Set<() => void>();
@@ -148,13 +198,6 @@ export function createNode(options: NodeOptions): Node {
   let tail: Promise<unknown> = Promise.resolve();
   const exclusive = <T>(run: () => Promise<T>): Promise<T> => {
     const result = tail.then(run, run);
-  const attachments = startAttachments({
-    nodeId: () => identity?.nodeId,
-    engineSocket: options.engineSocket,
-    ask: (method, params, timeoutMs) =>
-      askManagers(method, params, timeoutMs, identity?.managers ?? []),
-    log,
-  });
     tail = result.catch(() => undefined);
     return result;
   };
@@ -180,6 +223,7 @@ export function createNode(options: NodeOptions): Node {
       engineSocket: options.engineSocket,
       meshBackend: options.meshBackend ?? "auto",
       log,
+      onContainerGone: () => attachments.containerGone(),
       onStatuses: (statuses) => session?.reportStatuses(statuses),
       onDescriptionChanged: () => session?.descriptionChanged(),
       fatal: options.fatal,
@@ -190,16 +234,16 @@ export function createNode(options: NodeOptions): Node {
   const takeAssignments = (message: AssignmentsMessage, applied: () => void) => {
     if (!local) return;
     local.assign(message, applied);
+    attachments.take(message);
     for (const item of message.put) {
       if (item.kind !== "settings") continue;
       keepManagers(item.body.managers);
       followRole(item.body.role);
+      followCa(item.body);
     }
   };
 
   const startNodeSession = () => {
-    attachments.take(message);
-      followCa(item.body);
     session = startSession({
       managers: () => {
         // Its own address this node knows best: the others may not have heard of a new one yet.
@@ -213,6 +257,8 @@ export function createNode(options: NodeOptions): Node {
           tls: mustHave(tls, "TLS identity"),
           timeoutMs: SESSION_CONNECT_TIMEOUT_MS,
           expectRole: "manager",
+          handlers: { "net-check": async () => ({ report: await doctor.examine() }) },
+          onHandlerError: reportBug,
         });
         serveOver(connection, logSource.open);
         return connection;
@@ -240,13 +286,32 @@ export function createNode(options: NodeOptions): Node {
 
   // ---- manager parts --------------------------------------------------------------------------
 
+  /** Writes the private files as the lock is now. */
+  const resealFiles = () => {
+    savePki(dataDir, mustHave(tls, "TLS identity"), lock.files);
+    vault.save();
+  };
+
+  /** For a cluster that has just begun here: what the keeper would do a moment later. */
+  const lockAtOnce = (manager: Manager) => {
+    const cluster = manager.readLocal((view) => view.cluster());
+    if (cluster) lock.follow(unlockKeyOf(vault, cluster), resealFiles);
+  };
+
   const startManagerParts = async (start: {
     bootstrap?: { addr: string };
     forceNewCluster?: { addr: string };
+    acceptLoss?: boolean;
   }) => {
     const me = mustHave(identity, "identity");
     const listen = parseHostPort(me.listenAddr, "ListenAddr", DEFAULT_RPC_PORT);
-    const holder: { rpc?: ManagerRpc; roles?: { wake(): void }; manager?: Manager } = {};
+    const holder: {
+      rpc?: ManagerRpc;
+      roles?: { wake(): void };
+      manager?: Manager;
+      lock?: LockKeeper;
+    } = {};
+    lock.settle(resealFiles);
     const disk = watchDisk(holder);
     const manager = await startManager({
       nodeId: me.nodeId,
@@ -254,6 +319,7 @@ export function createNode(options: NodeOptions): Node {
       ...start,
       log: log.child({ component: "manager" }),
       random,
+      tls: mustHave(tls, "TLS identity"),
       sendRaft: (to, addr, data) => pool?.note(to, addr, "raft", { data }) ?? false,
       isOutcast: (nodeId) => identity?.formerManagers?.includes(nodeId) === true,
       lastKnownAddr: (nodeId) => identity?.managers.find((m) => m.nodeId === nodeId)?.addr,
@@ -270,6 +336,8 @@ export function createNode(options: NodeOptions): Node {
         holder.rpc?.onStateOutput(output);
         if (output.type === "applied" && output.changes.some((c) => c.table === "node"))
           holder.roles?.wake();
+        if (output.type !== "applied" || output.changes.some((c) => c.table === "cluster"))
+          holder.lock?.wake();
         if (output.type === "applied") {
           clusterEvents.take(output.changes);
           if (output.changes.some((c) => c.table === "task" || c.table === "service"))
@@ -282,7 +350,6 @@ export function createNode(options: NodeOptions): Node {
         // A follower's own configuration may be old; what it is to know the leader tells over the
         // session. To forget a newer manager would be to have no way to answer one that leads.
         if (status.isLeader) {
-      tls: mustHave(tls, "TLS identity"),
           keepManagers(
             status.members
               .filter((m) => !m.isLearner)
@@ -299,6 +366,8 @@ export function createNode(options: NodeOptions): Node {
         }
       },
       onRemoved: () => log.warn("This node is no raft member any more"),
+      onDiskFull: (isFull) => disk.writerWaits(isFull),
+      ballastPath: ballastPathOf(join(dataDir, "raft")),
       onCrash: (name, code, error) =>
         options.fatal(`The ${name} worker ended unasked`, { code, err: error?.stack }),
     }).catch((error: unknown) => {
@@ -313,6 +382,8 @@ export function createNode(options: NodeOptions): Node {
       nodeId: me.nodeId,
       log: log.child({ component: "rpc" }),
       random,
+      vault,
+      netDoctor: (ref) => examineAll(manager, rpc, ref),
     });
     holder.rpc = rpc;
     const logs = createLogRelay({
@@ -327,8 +398,6 @@ export function createNode(options: NodeOptions): Node {
         port: listen.port,
         tls: mustHave(tls, "TLS identity"),
         clusterId: me.clusterId,
-      onDiskFull: (isFull) => disk.writerWaits(isFull),
-      ballastPath: ballastPathOf(join(dataDir, "raft")),
         handlers: rpc.handlers,
         notes: {
           raft: (body, connection) => rpc.onRaftNote(connection, body.data),
@@ -349,7 +418,72 @@ export function createNode(options: NodeOptions): Node {
       log: log.child({ component: "roles" }),
     });
     holder.roles = roles;
-    managing = { manager, rpc, server, roles, disk, logs };
+    const keeper = keepLock({
+      lock,
+      vault,
+      manager,
+      reseal: resealFiles,
+      exclusive,
+      log: log.child({ component: "lock" }),
+    });
+    holder.lock = keeper;
+    managing = { manager, rpc, server, roles, disk, logs, lock: keeper };
+  };
+
+  /** On the leader. */
+  const examineAll = (manager: Manager, rpc: ManagerRpc, ref?: string) =>
+    examineCluster(
+      {
+        // What is applied here: who lost its quorum must be able to look, too.
+        read: async (read) => manager.readLocal(read),
+        sessionOf: (nodeId) => rpc.sessionOf(nodeId),
+        selfId: mustHave(identity, "identity").nodeId,
+        doctor,
+        nowMs: () => Date.now(),
+      },
+      ref,
+    );
+
+  /** This node alone. @throws {ClusterError} unavailable when another one was asked for. */
+  const examineOnlyHere = async (why: string, ref?: string) => {
+    const { nodeId } = mustHave(identity, "identity");
+    const name = hostname();
+    if (ref !== undefined && ref !== name && ref !== "self" && !nodeId.startsWith(ref)) {
+      throw new ClusterError("unavailable", `Cannot ask node ${ref}: ${why}`, { retry: "later" });
+    }
+    return examineHere({ doctor, nodeId, hostname: name, note: `this node only: ${why}` });
+  };
+
+  const netDoctor = async ({ node: ref }: { node?: string }) => {
+    if (!identity) throw new ClusterError("unavailable", NOT_IN_SWARM);
+    const parts = managing;
+    if (!parts) {
+      const why = lock.isLocked() ? "this manager is locked" : "this node is no manager";
+      return examineOnlyHere(`${why}, and managers alone can ask the others`, ref);
+    }
+    const { isLeader, leaderId, members } = parts.manager.status();
+    if (isLeader) return examineAll(parts.manager, parts.rpc, ref);
+    const leader = members.find((member) => member.nodeId === leaderId);
+    if (!leader) return examineOnlyHere("there is no leader, who alone can ask the others", ref);
+    try {
+      const { report } = await mustHave(pool, "pool").request(
+        leader.nodeId,
+        leader.addr,
+        "net-doctor",
+        ref === undefined ? {} : { node: ref },
+        { timeoutMs: DOCTOR_TIMEOUT_MS },
+      );
+      return report;
+    } catch (error) {
+      const isAway =
+        error instanceof ClusterError &&
+        ["unavailable", "deadline", "not-leader", "busy", "no-quorum"].includes(error.code);
+      if (!isAway) throw error;
+      return examineOnlyHere(
+        `the leader at ${leader.addr} does not answer (${error.message})`,
+        ref,
+      );
+    }
   };
 
   const watchDisk = (holder: { manager?: Manager }): DiskWatch => {
@@ -410,6 +544,7 @@ export function createNode(options: NodeOptions): Node {
     managing = undefined;
     if (!parts) return;
     parts.roles.stop();
+    parts.lock.stop();
     parts.disk.stop();
     clusterEvents.clear();
     for (const listener of taskListeners) listener();
@@ -496,6 +631,60 @@ export function createNode(options: NodeOptions): Node {
     await askManagers("raft-join", { addr: me.advertiseAddr }, timeoutMs, otherManagers());
   };
 
+  /** Gets the keys of secrets from the other managers; where nobody has any, the leader makes the first. */
+  const learnDataKeys = async () => {
+    const parts = managing;
+    if (!parts || !vault.isWanting()) return;
+    for (const { nodeId, addr } of otherManagers()) {
+      if (!vault.isWanting()) break;
+      try {
+        const limits = { timeoutMs: RPC_TIMEOUT_MS };
+        const { keys } = await mustHave(pool, "pool").request(
+          nodeId,
+          addr,
+          "data-keys",
+          {},
+          limits,
+        );
+        if (managing === parts && vault.learn(keys)) parts.rpc.keysLearned();
+      } catch (error) {
+        if (!(error instanceof ClusterError)) throw error;
+        log.warn({ manager: nodeId, err: error.message }, "Keys of secrets not had from a manager");
+      }
+    }
+    if (managing === parts && vault.keys().length === 0 && parts.manager.status().isLeader) {
+      vault.make(Date.now());
+      log.info("Key of secrets made");
+    }
+  };
+
+  /** What an older shoal, or a backup of its, has stored in clear. */
+  const sealOldSecrets = async ({ manager }: ManagerParts) => {
+    if (!manager.status().isLeader || vault.isWanting()) return;
+    const inClear = manager.readLocal((view) =>
+      view.secrets().filter((secret) => secret.spec.Data !== undefined),
+    );
+    for (const { id, version, spec } of inClear) {
+      const set = { spec: sealSecret(vault, id, spec) };
+      try {
+        await manager.propose([{ type: "update", table: "secret", id, ifVersion: version, set }]);
+      } catch (error) {
+        if (!(error instanceof ClusterError)) throw error;
+        log.warn({ secret: id, err: error.message }, "Secret not sealed yet, will try again");
+      }
+    }
+    const cluster = manager.readLocal((view) => view.cluster());
+    const set = cluster && sealedParts(vault, cluster);
+    if (!cluster || !set) return;
+    // With a key that only this manager has, the cluster's CA would be lost with it.
+    const isKeyEverywhere = vault
+      .keys()
+      .every((key) => Date.now() - key.createdAtMs > KEY_SPREAD_MS);
+    if (!isKeyEverywhere && otherManagers().length > 0) return;
+    const { id, version } = cluster;
+    await manager.propose([{ type: "update", table: "cluster", id, ifVersion: version, set }]);
+  };
+
   /** Joins, and sees to it from then on that this node stays in raft for as long as it manages. */
   const joinRaftInBackground = () => {
     const parts = managing;
@@ -505,9 +694,11 @@ export function createNode(options: NodeOptions): Node {
       while (managing === parts && !isStopping) {
         let waitMs = RAFT_CHECK_MS;
         try {
+          await learnDataKeys();
           const { members } = parts.manager.status();
           const isVoter = members.some((m) => m.nodeId === identity?.nodeId && !m.isLearner);
           await joinRaft(isVoter ? SET_ADDRESS_TIMEOUT_MS : RAFT_JOIN_TIMEOUT_MS);
+          await sealOldSecrets(parts);
         } catch (error) {
           if (!(error instanceof ClusterError)) throw error;
           log.warn({ err: error.message }, "Cannot join raft yet");
@@ -583,9 +774,11 @@ export function createNode(options: NodeOptions): Node {
       keyPem,
       caCertificatePem: answer.caCertificatePem,
     };
-    savePki(dataDir, next);
+    if (answer.role === "manager") lock.make();
+    savePki(dataDir, next, lock.files);
     tls = next;
     managing?.server.setTls(next);
+    managing?.manager.setTls(next);
     // Connections keep the role of the certificate they were opened with.
     pool?.reset();
     log.info({ role: answer.role, node: me.nodeId }, "Certificate renewed");
@@ -639,6 +832,8 @@ export function createNode(options: NodeOptions): Node {
         log.info("Demoted to worker");
         await stopManagerParts();
         removeManagerState(dataDir);
+        vault.forget();
+        lock.drop(resealFiles);
       }
     })
       .then(() => {
@@ -650,60 +845,6 @@ export function createNode(options: NodeOptions): Node {
       });
   };
 
-  // ---- start, init, join, leave ---------------------------------------------------------------
-
-  const makePool = () =>
-    createPool({
-      tls: () => mustHave(tls, "TLS identity"),
-      log: (message) => log.debug(message),
-      onUnreachable: (nodeId) => managing?.manager.reportUnreachable(nodeId),
-    });
-
-  /** Undoes a failed init or join: no part runs, no file is left. */
-  const undo = async (parts: LocalParts | undefined) => {
-    session?.close();
-    session = undefined;
-    clearTimeout(renewTimer);
-    await stopManagerParts();
-    pool?.close();
-    pool = undefined;
-    await parts
-      ?.stop(true)
-      .catch((error: unknown) => log.warn({ err: String(error) }, "Local parts not wiped"));
-    local = undefined;
-    identity = undefined;
-    tls = undefined;
-    removePki(dataDir);
-    removeIdentity(dataDir);
-  };
-
-  const waitLeader = async (manager: Manager) => {
-    const deadlineMs = Date.now() + LEADER_TIMEOUT_MS;
-    while (!manager.status().isLeader) {
-      if (Date.now() > deadlineMs)
-        throw (
-          manager.leaderLost()?.error ??
-          new ClusterError("unavailable", `No leader within ${LEADER_TIMEOUT_MS} ms`)
-    managing?.manager.setTls(next);
-        );
-      await Bun.sleep(10);
-    }
-  };
-
-  const finishInit = async () => {
-    const me = mustHave(identity, "identity");
-    const { manager } = mustHave(managing, "manager");
-    if (!me.pendingInit) return;
-    await waitLeader(manager);
-    if (!manager.readLocal((view) => view.cluster())) await manager.proposeRaw(me.pendingInit);
-    const { pendingInit: _, ...rest } = me;
-    identity = rest;
-    saveIdentity(dataDir, rest);
-  };
-
-  const init = (request: InitRequest) =>
-    exclusive(async () => {
-      if (identity) {
   let wantedCa: NodeSettings | undefined;
   const hasCa = (wanted: NodeSettings) => {
     const { caCertificatePem, certificatePem } = mustHave(tls, "TLS identity");
@@ -732,7 +873,120 @@ export function createNode(options: NodeOptions): Node {
     }, delayMs);
   };
 
+  // ---- start, init, join, leave ---------------------------------------------------------------
+
+  const makePool = () =>
+    createPool({
+      tls: () => mustHave(tls, "TLS identity"),
+      log: (message) => log.debug(message),
+      onUnreachable: (nodeId) => managing?.manager.reportUnreachable(nodeId),
+    });
+
+  /** Undoes a failed init or join: no part runs, no file is left. */
+  const undo = async (parts: LocalParts | undefined) => {
+    session?.close();
+    session = undefined;
+    clearTimeout(renewTimer);
+    await stopManagerParts();
+    pool?.close();
+    pool = undefined;
+    await parts
+      ?.stop(true)
+      .catch((error: unknown) => log.warn({ err: String(error) }, "Local parts not wiped"));
+    local = undefined;
+    identity = undefined;
+    tls = undefined;
+    removePki(dataDir);
+    removeIdentity(dataDir);
+    vault.forget();
+    lock.forget();
+  };
+
+  const waitLeader = async (manager: Manager) => {
+    const deadlineMs = Date.now() + LEADER_TIMEOUT_MS;
+    while (!manager.status().isLeader) {
+      if (Date.now() > deadlineMs)
+        throw (
+          manager.leaderLost()?.error ??
+          new ClusterError("unavailable", `No leader within ${LEADER_TIMEOUT_MS} ms`)
+        );
+      await Bun.sleep(10);
+    }
+  };
+
+  const finishInit = async () => {
+    const me = mustHave(identity, "identity");
+    const { manager } = mustHave(managing, "manager");
+    if (!me.pendingInit) return;
+    await waitLeader(manager);
+    if (!manager.readLocal((view) => view.cluster())) await manager.proposeRaw(me.pendingInit);
+    const { pendingInit: _, ...rest } = me;
+    identity = rest;
+    saveIdentity(dataDir, rest);
+  };
+
+  const loadTls = (): TlsIdentity => {
+    const found = loadPki(dataDir, lock.files);
+    if (found) return found;
+    throw new ClusterError(
+      "internal",
+      `Cannot start: "${dataDir}/node.json" exists but the certificate in "${dataDir}/pki" does not; restore it, or remove node.json and join again`,
+    );
+  };
+
+  /** Starts what node.json and the certificate say. */
+  const goOn = async (me: Omit<NodeIdentity, "formatVersion">) => {
+    pool = makePool();
+    local ??= await startParts();
+    if (certifiedRole() === "manager") {
+      const addr = me.advertiseAddr;
+      const isStarted = await startOrRebuild({
+        ...(me.pendingInit ? { bootstrap: { addr } } : {}),
+        ...(me.isForcePending ? { forceNewCluster: { addr } } : {}),
+      });
+      if (isStarted) {
+        if (me.pendingInit) await finishInit();
+        else if (me.isForcePending) await finishForce();
+        joinRaftInBackground();
+      } else {
+        rebuildInBackground();
+      }
+    } else {
+      // A demotion that was cut off.
+      lock.drop(resealFiles);
+    }
+    startNodeSession();
+    armRenewal();
+    log.info({ node: me.nodeId, cluster: me.clusterId }, "Node started");
+  };
+
+  const unlock = (unlockKey: Uint8Array) =>
+    exclusive(async () => {
+      if (!identity || !lock.isLocked()) {
+        throw new ClusterError("name-conflict", "swarm is not locked");
+      }
+      lock.unlock(unlockKey);
+      try {
+        vault.load();
+        tls = loadTls();
+        await goOn(identity);
+      } catch (error) {
+        // As before: what runs on this host goes on, and the key may be given again.
+        await stopManagerParts();
+        pool?.close();
+        pool = undefined;
+        tls = undefined;
+        lock.close();
+        throw error;
+      }
+    });
+
+  const init = (request: InitRequest) =>
+    exclusive(async () => {
+      if (identity) {
         if (request.ForceNewCluster && managing) return forceNewCluster(request);
+        if (request.ForceNewCluster && lock.isLocked())
+          throw new ClusterError("unavailable", LOCKED);
         throw new ClusterError("unavailable", ALREADY_IN_SWARM);
       }
       if (request.ForceNewCluster)
@@ -748,7 +1002,9 @@ export function createNode(options: NodeOptions): Node {
         parts = await startParts();
         local = parts;
         tls = founded.tls;
-        savePki(dataDir, founded.tls);
+        lock.make();
+        savePki(dataDir, founded.tls, lock.files);
+        vault.make(Date.now());
         identity = {
           nodeId: founded.nodeId,
           clusterId: founded.clusterId,
@@ -756,12 +1012,13 @@ export function createNode(options: NodeOptions): Node {
           advertiseAddr: formatHostPort(addresses.advertise),
           dataPathAddr: addresses.dataPath,
           managers: [{ nodeId: founded.nodeId, addr: formatHostPort(addresses.advertise) }],
-          pendingInit: founded.proposal,
+          pendingInit: sealFounding(vault, founded.proposal),
         };
         saveIdentity(dataDir, identity);
         pool = makePool();
         await startManagerParts({ bootstrap: { addr: identity.advertiseAddr } });
         await finishInit();
+        lockAtOnce(mustHave(managing, "manager").manager);
         joinRaftInBackground();
         startNodeSession();
         armRenewal();
@@ -888,6 +1145,7 @@ export function createNode(options: NodeOptions): Node {
         isStale,
       },
       snapshot: snapshot.data,
+      dataKeys: vault.keys(),
     });
   };
 
@@ -895,8 +1153,9 @@ export function createNode(options: NodeOptions): Node {
     exclusive(async () => {
       if (identity) throw new ClusterError("unavailable", ALREADY_IN_SWARM);
       const addresses = chooseAddresses(request);
+      const backup = decodeBackup(request.backup);
       const restored = await restoreCluster({
-        backup: decodeBackup(request.backup),
+        backup,
         addresses,
         ...(request.Availability ? { availability: request.Availability } : {}),
         nowMs: Date.now(),
@@ -908,7 +1167,10 @@ export function createNode(options: NodeOptions): Node {
         parts = await startParts();
         local = parts;
         tls = restored.tls;
-        savePki(dataDir, restored.tls);
+        lock.make();
+        savePki(dataDir, restored.tls, lock.files);
+        vault.learn(backup.dataKeys);
+        if (vault.keys().length === 0) vault.make(Date.now());
         const advertiseAddr = formatHostPort(addresses.advertise);
         removeManagerState(dataDir);
         writeRestoredLog(join(dataDir, "raft"), advertiseAddr, restored);
@@ -925,6 +1187,8 @@ export function createNode(options: NodeOptions): Node {
         await startManagerParts({});
         const { manager } = mustHave(managing, "manager");
         await waitLeader(manager);
+        lockAtOnce(manager);
+        joinRaftInBackground();
         startNodeSession();
         armRenewal();
         log.warn(
@@ -970,7 +1234,7 @@ export function createNode(options: NodeOptions): Node {
               csrPem,
               token: request.JoinToken,
               availability: request.Availability ?? "active",
-              hostname: (await import("node:os")).hostname(),
+              hostname: hostname(),
               dataPathAddr,
             },
             { timeoutMs: JOIN_TIMEOUT_MS },
@@ -1006,7 +1270,8 @@ export function createNode(options: NodeOptions): Node {
           keyPem,
           caCertificatePem: answer.caCertificatePem,
         };
-        savePki(dataDir, tls);
+        if (answer.role === "manager") lock.make();
+        savePki(dataDir, tls, lock.files);
         identity = {
           nodeId: answer.nodeId,
           clusterId: answer.clusterId,
@@ -1027,6 +1292,7 @@ export function createNode(options: NodeOptions): Node {
       startNodeSession();
       armRenewal();
       try {
+        await learnDataKeys();
         if (managing) await joinRaft(JOIN_TIMEOUT_MS);
         joinRaftInBackground();
         await mustHave(session, "session").waitConnected(JOIN_TIMEOUT_MS);
@@ -1064,10 +1330,12 @@ export function createNode(options: NodeOptions): Node {
   const leave = (force: boolean) =>
     exclusive(async () => {
       if (!identity) throw new ClusterError("unavailable", "This node is not part of a swarm");
+      if (lock.isLocked() && !force) throw new ClusterError("unavailable", LOCKED_LEAVE);
       if (managing && !force) await refuseManagerLeave(managing.manager);
       const isLast =
         managing && managing.manager.status().members.filter((m) => !m.isLearner).length <= 1;
-      if (!isLast) {
+      // Locked, it is nobody to the managers.
+      if (!isLast && tls) {
         try {
           if (managing?.manager.status().isLeader) await managing.manager.transferLeadership();
           await askManagers("node-leave", { force }, RPC_TIMEOUT_MS, otherManagers());
@@ -1084,8 +1352,6 @@ export function createNode(options: NodeOptions): Node {
 
   /** What is wrong with a node that is in a cluster all the same. */
   const trouble = (): string | undefined => {
-    const lost = managing?.manager.leaderLost();
-    if (lost) return lost.error.message;
     const space = managing?.disk.space();
     const isShort = space !== undefined && space.state !== "ok";
     const lost = managing?.manager.leaderLost();
@@ -1095,8 +1361,10 @@ export function createNode(options: NodeOptions): Node {
   };
 
   const localNode = (): LocalNode => {
-    const state = isPending ? "pending" : identity ? "active" : "inactive";
-    const error = lastError ?? trouble();
+    const isLocked = identity !== undefined && lock.isLocked();
+    const whole = isLocked ? "locked" : identity ? "active" : "inactive";
+    const state = isPending ? "pending" : whole;
+    const error = lastError ?? (isLocked ? LOCKED : trouble());
     const lost = managing?.manager.leaderLost();
     const space = managing?.disk.space();
     return {
@@ -1118,6 +1386,7 @@ export function createNode(options: NodeOptions): Node {
 
   /** An agent that has just started answers when its manager does, instead of refusing. */
   const mustManage = async (): Promise<Manager> => {
+    if (identity && lock.isLocked()) throw new ClusterError("unavailable", LOCKED);
     if (!managing && identity) await Promise.race([tail, Bun.sleep(START_WAIT_MS)]);
     if (managing) return managing.manager;
     if (!identity) throw new ClusterError("unavailable", isPending ? IS_PREPARING : NOT_IN_SWARM);
@@ -1158,6 +1427,9 @@ export function createNode(options: NodeOptions): Node {
   };
 
   const api: ApiPorts = {
+    attach: attachments.attach,
+    attached: attachments.settle,
+    vault,
     logs: logPorts,
     clusterEvents,
     engineSocket: options.engineSocket,
@@ -1202,6 +1474,8 @@ export function createNode(options: NodeOptions): Node {
     init,
     join: joinCluster,
     leave: ({ force }) => leave(force),
+    unlock,
+    netDoctor,
     backup,
     restore,
     metrics: async () => {
@@ -1216,11 +1490,7 @@ export function createNode(options: NodeOptions): Node {
         uptimeSeconds: process.uptime(),
       });
     },
-    reportBug: (where, error) =>
-      log.error(
-        { where, err: error instanceof Error ? error.stack : String(error) },
-        "Bug in a handler",
-      ),
+    reportBug,
     nowMs: () => Date.now(),
     random,
   };
@@ -1233,6 +1503,8 @@ export function createNode(options: NodeOptions): Node {
         if (!found) {
           // A join or init that did not reach its commit point, or a leave that passed it.
           removeIdentity(dataDir);
+          vault.forget();
+          lock.forget();
           return;
         }
         const { formatVersion: _, ...rest } = found;
@@ -1241,33 +1513,15 @@ export function createNode(options: NodeOptions): Node {
           saveIdentity(dataDir, identity);
           log.warn({ was: rest.advertiseAddr, is: identity.advertiseAddr }, "Address changed");
         }
-        tls = loadPki(dataDir);
-        if (!tls)
-          throw new ClusterError(
-            "internal",
-            `Cannot start: "${dataDir}/node.json" exists but the certificate in "${dataDir}/pki" does not; restore it, or remove node.json and join again`,
-          );
-        pool = makePool();
+        if (!lock.isLocked()) tls = loadTls();
         await waitForRoom();
         if (isStopping) return;
-        local = await startParts();
-        if (certifiedRole() === "manager") {
-          const addr = identity.advertiseAddr;
-          const isStarted = await startOrRebuild({
-            ...(rest.pendingInit ? { bootstrap: { addr } } : {}),
-            ...(rest.isForcePending ? { forceNewCluster: { addr } } : {}),
-          });
-          if (isStarted) {
-            if (rest.pendingInit) await finishInit();
-            else if (rest.isForcePending) await finishForce();
-            joinRaftInBackground();
-          } else {
-            rebuildInBackground();
-          }
+        if (!lock.isLocked()) {
+          await goOn(identity);
+          return;
         }
-        startNodeSession();
-        armRenewal();
-        log.info({ node: rest.nodeId, cluster: rest.clusterId }, "Node started");
+        local = await startParts();
+        log.warn({ node: rest.nodeId }, LOCKED);
       }),
     stop: async () => {
       isStopping = true;
@@ -1290,5 +1544,3 @@ export function createNode(options: NodeOptions): Node {
     },
   };
 }
-    attach: attachments.attach,
-    vault,

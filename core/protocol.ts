@@ -172,6 +172,8 @@ export type StateInput =
   | { type: "session-close"; sessionId: string }
   /** Notification. */
   | { type: "heartbeat"; nodeId: NodeId; sessionId: string; nowMs: UnixMs }
+  /** The session's node balances by what it was sent up to this generation. Notification. */
+  | { type: "assignments-applied"; sessionId: string; generation: number }
   /** Leader, once a second: raft members of which consensus has no word. Notification. */
   | { type: "silent-members"; nodeIds: NodeId[] }
   /**
@@ -188,8 +190,6 @@ export type StateInput =
     }
   /** Notification: while held, nothing is proposed by this thread (no room on disk). */
   | { type: "hold"; isHeld: boolean }
-  /** The session's node balances by what it was sent up to this generation. Notification. */
-  | { type: "assignments-applied"; sessionId: string; generation: number }
   /** Answer `{ type: "snapshot", … }`: everything at the applied index (backup). */
   | { type: "snapshot" }
   | { type: "stop" };

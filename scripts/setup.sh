@@ -35,6 +35,7 @@ if [ "$buildOnly" = 0 ]; then
   need conntrack conntrack
   need curl curl
   need procps sysctl ps
+  need iputils-ping ping
   need kmod modprobe
   need util-linux nsenter unshare setsid
   need docker-registry docker-registry

@@ -6,9 +6,10 @@ import type { RaftStatus } from "../../core/protocol.ts";
 import type { Random } from "../../core/random.ts";
 import type { StoreAction } from "../../core/store/action.ts";
 import type { ClusterView } from "../../core/store/view.ts";
+import type { NetReport, RpcMethods } from "../../net/rpc/methods.ts";
 import type { LogPorts } from "../logs/collect.ts";
-import type { ClusterEvents } from "./cluster-events.ts";
 import type { Vault } from "../vault.ts";
+import type { ClusterEvents } from "./cluster-events.ts";
 
 export type LocalNode = {
   /** As Docker's LocalNodeState. */
@@ -90,8 +91,6 @@ export type ApiPorts = {
   init(request: InitRequest): Promise<string>;
   join(request: JoinRequest): Promise<void>;
   leave(options: { force: boolean }): Promise<void>;
-  /** The bytes of a backup file, not encrypted. @throws {ClusterError} as read. */
-  backup(): Promise<Uint8Array>;
   /**
    * Goes on with the start of a manager that is locked; resolves when it manages.
    * @throws {ClusterError} unauthenticated for another key, name-conflict when it is not locked.
@@ -99,6 +98,15 @@ export type ApiPorts = {
   unlock(unlockKey: Uint8Array): Promise<void>;
   /** An address on an overlay network for a user's container here. @throws {ClusterError} as agent/attachments.ts */
   attach(request: RpcMethods["attach"]["params"]): Promise<RpcMethods["attach"]["result"]>;
+  /** Whether a container was made with the address of that id. */
+  attached(id: string, isMade: boolean): void;
+  /**
+   * All nodes look at their network, or the named one; without a leader, and on a worker, this node alone.
+   * @throws {ClusterError} unavailable outside of a cluster; not-found for a node that is not there.
+   */
+  netDoctor(request: { node?: string }): Promise<NetReport>;
+  /** The bytes of a backup file, not encrypted. @throws {ClusterError} as read. */
+  backup(): Promise<Uint8Array>;
   /**
    * Makes this node the only manager of the backup's cluster.
    * @throws {ClusterError} unavailable when it is in a cluster; as backup.ts and init. Nothing is made then.
@@ -106,14 +114,14 @@ export type ApiPorts = {
   restore(request: RestoreRequest): Promise<RestoreResult>;
   /** What a log collection needs (agent/logs). */
   logs: LogPorts;
+  /** Seals what is not to lie anywhere in clear (agent/vault.ts); without keys on a node that is no manager. */
+  vault: Vault;
   /** Empty on a node that is no manager. */
   clusterEvents: ClusterEvents;
   /** Prometheus text; needs no quorum (agent/metrics.ts). */
   metrics(): Promise<string>;
   /** A handler failed in a way that nobody foresaw: the caller gets a 500, the log the cause. */
   reportBug(where: string, error: unknown): void;
-  /** Seals what is not to lie anywhere in clear (agent/vault.ts); without keys on a node that is no manager. */
-  vault: Vault;
   nowMs(): UnixMs;
   random: Random;
 };

@@ -4,6 +4,7 @@ import { ClusterError } from "../../core/errors.ts";
 import type { NodeAvailability } from "../../core/objects/node.ts";
 import type { RaftStatus } from "../../core/protocol.ts";
 import type { ApiContext } from "./context.ts";
+import { whyReport } from "./why.ts";
 
 export function shoalRoutes(context: ApiContext): Hono {
   const { ports, engine } = context;
@@ -60,6 +61,16 @@ export function shoalRoutes(context: ApiContext): Hono {
       Availability: availability,
     });
     return c.json(result);
+  });
+
+  app.get("/v1/why/:ref", async (c) => {
+    const ref = c.req.param("ref");
+    return c.json(await ports.read((view) => whyReport(view, ref, ports.nowMs())));
+  });
+
+  app.get("/v1/net/doctor", async (c) => {
+    const node = c.req.query("node");
+    return c.json(await ports.netDoctor(node ? { node } : {}));
   });
 
   app.get("/v1/metrics", async (c) => {
@@ -130,11 +141,58 @@ const OPENAPI = {
         },
       },
     },
+    "/shoal/v1/why/{ref}": {
+      get: {
+        operationId: "why",
+        summary:
+          "Why a service's tasks, or one task, do not run: node by node, and their last failures",
+        parameters: [
+          {
+            name: "ref",
+            in: "path",
+            required: true,
+            description: "Name, id or unique prefix of an id of a service or task",
+            schema: { type: "string" },
+          },
+        ],
+        responses: {
+          "200": {
+            description: "The reasons.",
+            content: { "application/json": { schema: { $ref: "#/components/schemas/Why" } } },
+          },
+          "404": { description: "There is no such service or task" },
+        },
+      },
+    },
+    "/shoal/v1/net/doctor": {
+      get: {
+        operationId: "netDoctor",
+        summary:
+          "Every node looks at its network: what is wrong and what to do; takes up to 6 s and changes nothing",
+        parameters: [
+          {
+            name: "node",
+            in: "query",
+            required: false,
+            description: "Name, id or unique prefix of an id: this node only",
+            schema: { type: "string" },
+          },
+        ],
+        responses: {
+          "200": {
+            description:
+              "The findings. On a worker, or without a leader, of the asked node alone, and `note` says so.",
+            content: { "application/json": { schema: { $ref: "#/components/schemas/NetReport" } } },
+          },
+          "404": { description: "There is no such node" },
+        },
+      },
+    },
     "/shoal/v1/backup": {
       get: {
         operationId: "getBackup",
         summary:
-          "Everything of the cluster in one file, with the CA's key and all secrets in clear; managers only",
+          "Everything of the cluster in one file, with the CA's key, all secrets and the key that opens them; managers only",
         responses: {
           "200": {
             description:
@@ -169,6 +227,92 @@ const OPENAPI = {
   },
   components: {
     schemas: {
+      NetFinding: {
+        type: "object",
+        required: ["check", "severity", "about", "seen", "count"],
+        properties: {
+          check: { type: "string" },
+          severity: { enum: ["ok", "warning", "error"] },
+          about: { type: "string", description: "What was looked at" },
+          seen: { type: "string" },
+          fix: { type: "string", description: "What to do; absent where nothing is wrong" },
+          count: { type: "integer", description: "Targets of the check that it stands for" },
+        },
+      },
+      NetReport: {
+        type: "object",
+        required: ["scope", "cluster", "nodes", "checks", "warnings", "errors"],
+        properties: {
+          scope: { enum: ["cluster", "node"] },
+          note: { type: "string", description: "Why not all nodes were asked" },
+          cluster: { type: "array", items: { $ref: "#/components/schemas/NetFinding" } },
+          nodes: {
+            type: "array",
+            items: {
+              type: "object",
+              required: ["nodeId", "hostname", "findings"],
+              properties: {
+                nodeId: { type: "string" },
+                hostname: { type: "string" },
+                findings: { type: "array", items: { $ref: "#/components/schemas/NetFinding" } },
+              },
+            },
+          },
+          checks: { type: "integer" },
+          warnings: { type: "integer" },
+          errors: { type: "integer" },
+        },
+      },
+      Why: {
+        type: "object",
+        required: ["kind", "id", "name", "summary", "notes", "pending", "underWay", "failures"],
+        properties: {
+          kind: { enum: ["service", "task"] },
+          id: { type: "string" },
+          name: { type: "string" },
+          summary: { type: "string" },
+          notes: { type: "array", items: { type: "string" } },
+          pending: {
+            type: "array",
+            description: "Tasks without a node, grouped by what they wait for",
+            items: {
+              type: "object",
+              properties: {
+                tasks: { type: "array", items: { type: "string" } },
+                reason: { type: "string" },
+                nodes: {
+                  type: "array",
+                  description: "The nearest first; without reasons a node could take the task",
+                  items: {
+                    type: "object",
+                    properties: {
+                      nodeId: { type: "string" },
+                      hostname: { type: "string" },
+                      reasons: {
+                        type: "array",
+                        items: {
+                          type: "object",
+                          properties: {
+                            filter: { type: "string" },
+                            text: { type: "string" },
+                            fix: { type: "string" },
+                          },
+                        },
+                      },
+                    },
+                  },
+                },
+              },
+            },
+          },
+          underWay: { type: "array", items: { type: "object" } },
+          failures: {
+            type: "array",
+            description: "Of the tasks kept as history, the newest first",
+            items: { type: "object" },
+          },
+        },
+      },
       Status: {
         type: "object",
         required: ["version", "node", "raft", "raftError", "engine"],

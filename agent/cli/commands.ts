@@ -1,4 +1,4 @@
-/** The client verbs of the binary: status, why, backup, restore. What they do is beside them, loaded when used. */
+/** The client verbs of the binary: status, why, net doctor, backup, restore; each is loaded when used. */
 import type { Command } from "commander";
 import { DEFAULT_SOCKET, orExit } from "./socket.ts";
 
@@ -24,6 +24,29 @@ export function addClientCommands(program: Command): void {
       orExit(async () => {
         const { printWhy } = await import("./why.ts");
         await printWhy(ref, flags.socket);
+      }),
+    );
+
+  const net = program.command("net").description("the cluster's network");
+  net
+    .command("ask", { hidden: true })
+    .argument("<server>")
+    .argument("<name>")
+    .argument("<timeout in ms>")
+    .action(async (server: string, name: string, timeoutMs: string) => {
+      const { printAsked } = await import("./net.ts");
+      await printAsked(server, name, Number(timeoutMs));
+    });
+  net
+    .command("doctor")
+    .description("look at the network of every node: what is wrong, and what to do (exit code 1)")
+    .option("--node <node>", "one node only: name, id or prefix of an id")
+    .option("--json", "the report as JSON")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action((flags: { node?: string; json?: boolean; socket: string }) =>
+      orExit(async () => {
+        const { runDoctor } = await import("./net.ts");
+        await runDoctor(flags);
       }),
     );
 

@@ -7,7 +7,12 @@ import type { NodeRole } from "../../core/objects/node.ts";
 import { caDigest, parseJoinToken } from "../pki/join-token.ts";
 import { encodePem } from "../pki/pem.ts";
 import { identityOf, isIssuedBy } from "../pki/read.ts";
-import { type RpcNoteHandlers, createConnection, describe } from "./connection.ts";
+import {
+  type RpcHandlers,
+  type RpcNoteHandlers,
+  createConnection,
+  describe,
+} from "./connection.ts";
 import type { RpcConnection, TlsIdentity } from "./peer.ts";
 import { contextOptions, trustOf, trustOfNode, verifyPeer } from "./tls.ts";
 
@@ -28,6 +33,10 @@ export type ConnectOptions = {
   /** Default: manager, for nobody else listens. */
   expectRole?: NodeRole;
   notes?: RpcNoteHandlers;
+  /** What the manager may ask over this connection. @default nothing */
+  handlers?: RpcHandlers;
+  /** Bugs in them. */
+  onHandlerError?: (method: string, error: unknown) => void;
   /** Period of the proof of life (connection.ts). */
   tickMs?: number;
 };
@@ -62,6 +71,8 @@ export async function connectRpc(options: ConnectOptions): Promise<RpcConnection
       peer,
       side: "client",
       ...(options.notes ? { notes: options.notes } : {}),
+      ...(options.handlers ? { handlers: options.handlers } : {}),
+      ...(options.onHandlerError ? { onHandlerError: options.onHandlerError } : {}),
       ...(options.tickMs === undefined ? {} : { tickMs: options.tickMs }),
     });
     const timer = setTimeout(() => connection.close(), Math.max(1, endsAtMs - Date.now()));

@@ -37,6 +37,41 @@ export type LogOpen = {
 /** `taskCount`: how many of the tasks named so far were served. `reason`: why some was not. */
 export type LogEnd = { taskCount: number; reason?: string };
 
+/** One thing that `shoal net doctor` looked at (agent/doctor/DESIGN.md). */
+export type NetFinding = {
+  /** Which check: mesh, tunnel, managers, … */
+  check: string;
+  severity: "ok" | "warning" | "error";
+  /** What was looked at. */
+  about: string;
+  seen: string;
+  /** What to do; absent where nothing is wrong. */
+  fix?: string;
+  /** How many targets of the check it stands for. */
+  count: number;
+};
+/** What one node found, with what the leader compares between nodes. */
+export type NetNodeReport = {
+  findings: NetFinding[];
+  /** The node's clock when it was asked and when it answered. */
+  receivedAtMs: number;
+  answeredAtMs: number;
+  /** Of the device that carries the data path address. */
+  underlayMtu?: number;
+  underlayPrefixLength?: number;
+};
+export type NetReport = {
+  /** `node`: the asked node alone, for the reason in `note`. */
+  scope: "cluster" | "node";
+  note?: string;
+  /** Of the cluster as a whole. */
+  cluster: NetFinding[];
+  nodes: { nodeId: NodeId; hostname: string; findings: NetFinding[] }[];
+  checks: number;
+  warnings: number;
+  errors: number;
+};
+
 /** Request/response methods. */
 export type RpcMethods = {
   /** A first certificate against a join token. The answer comes once the node object is committed. */
@@ -114,11 +149,25 @@ export type RpcMethods = {
    * (raft-join). Refused when the others would have no majority.
    */
   "raft-leave": { role: "manager"; params: Record<string, never>; result: Record<string, never> };
+  /** The keys by which secrets are sealed at rest, of any manager that has them. `key`: base64. */
+  "data-keys": {
+    role: "manager";
+    params: Record<string, never>;
+    result: { keys: { id: string; createdAtMs: number; key: string }[] };
+  };
   /** Raft status as the leader sees it. */
   "cluster-status": {
     role: "manager";
     params: Record<string, never>;
     result: { status: RaftStatus };
+  };
+  /** The leader has every node, or the named one, look at its network. Changes nothing. */
+  "net-doctor": { role: "manager"; params: { node?: string }; result: { report: NetReport } };
+  /** Manager → agent on the session's connection. The answer is of a node, so the asker checks its shape. */
+  "net-check": {
+    role: "manager";
+    params: Record<string, never>;
+    result: { report: NetNodeReport };
   };
 };
 export type RpcMethod = keyof RpcMethods;
@@ -129,6 +178,8 @@ export type RpcNotes = {
   raft: { role: "manager"; body: { data: Uint8Array } };
   /** Manager → agent on the session's connection. */
   assignments: { role: "manager"; body: { sessionId: string; message: AssignmentsMessage } };
+  /** Agent → manager: this node balances by what it was sent up to this generation. */
+  "assignments-applied": { role: "worker"; body: { sessionId: string; generation: number } };
   /** Manager → agent: open a new session. */
   "session-end": { role: "manager"; body: { sessionId: string; reason: string } };
   /** API node → leader → agent. `stream` is a number of the opener's, of this connection only. */
@@ -136,8 +187,6 @@ export type RpcNotes = {
   /** Further tasks of the same node. */
   "logs-more": { role: "manager"; body: { stream: number; tasks: LogTask[] } };
   /** So many bytes were taken by the reader. */
-  /** Agent → manager: this node balances by what it was sent up to this generation. */
-  "assignments-applied": { role: "worker"; body: { sessionId: string; generation: number } };
   "logs-grant": { role: "manager"; body: { stream: number; bytes: number } };
   "logs-close": { role: "manager"; body: { stream: number } };
   /** Agent → leader → API node: whole records (agent/logs/record.ts). */
@@ -146,9 +195,3 @@ export type RpcNotes = {
   "logs-end": { role: "worker"; body: { stream: number } & LogEnd };
 };
 export type RpcNote = keyof RpcNotes;
-  /** The keys by which secrets are sealed at rest, of any manager that has them. `key`: base64. */
-  "data-keys": {
-    role: "manager";
-    params: Record<string, never>;
-    result: { keys: { id: string; createdAtMs: number; key: string }[] };
-  };

@@ -24,12 +24,14 @@ export const METHOD_ROLES: { [M in RpcMethod]: RpcMethods[M]["role"] } = {
   "raft-leave": "manager",
   "data-keys": "manager",
   "cluster-status": "manager",
+  "net-doctor": "manager",
+  "net-check": "manager",
 };
 export const NOTE_ROLES: { [N in RpcNote]: RpcNotes[N]["role"] } = {
   raft: "manager",
   assignments: "manager",
-  "session-end": "manager",
   "assignments-applied": "worker",
+  "session-end": "manager",
   "logs-open": "manager",
   "logs-more": "manager",
   "logs-grant": "manager",
@@ -38,11 +40,11 @@ export const NOTE_ROLES: { [N in RpcNote]: RpcNotes[N]["role"] } = {
   "logs-end": "worker",
 };
 
-/** Statuses in one report; the agent's batches are smaller. */
 /** Names of one container on a network, and addresses given back at once. */
 const ALIASES_MAX = 100;
 export const DETACH_MAX = 1_000;
 
+/** Statuses in one report; the agent's batches are smaller. */
 export const STATUSES_MAX = 1_000;
 
 /** Tasks of one node in one message about logs. */
@@ -119,7 +121,6 @@ export const PARAMS_SCHEMAS: { [M in RpcMethod]: z.ZodType<RpcMethods[M]["params
     sessionId: shortText,
     statuses: z.array(z.object({ taskId: shortText, status: taskStatus })).max(STATUSES_MAX),
   }),
-  "node-leave": z.object({ force: z.boolean() }),
   attach: z.object({
     network: shortText,
     name: shortText,
@@ -130,8 +131,10 @@ export const PARAMS_SCHEMAS: { [M in RpcMethod]: z.ZodType<RpcMethods[M]["params
   propose: z.object({ data: bytes, term: count.exactOptional() }),
   "raft-join": z.object({ addr: shortText }),
   "raft-leave": nothing,
-  "cluster-status": nothing,
   "data-keys": nothing,
+  "cluster-status": nothing,
+  "net-doctor": z.object({ node: shortText.exactOptional() }),
+  "net-check": nothing,
 };
 
 const stream = count;
@@ -172,9 +175,9 @@ export const NOTE_SCHEMAS: { [N in RpcNote]: z.ZodType<RpcNotes[N]["body"]> } = 
       isAckWanted: z.literal(true).exactOptional(),
     } satisfies Fields<AssignmentsMessage>),
   }),
+  "assignments-applied": z.object({ sessionId: shortText, generation: count }),
   "session-end": z.object({ sessionId: shortText, reason: text }),
   "logs-open": z.object({ stream, open: logOpen }),
-  "assignments-applied": z.object({ sessionId: shortText, generation: count }),
   "logs-more": z.object({ stream, tasks: logTasks }),
   "logs-grant": z.object({ stream, bytes: count }),
   "logs-close": z.object({ stream }),

@@ -3,6 +3,7 @@ import { expect, test } from "bun:test";
 import { createLogger } from "../../agent/logger.ts";
 import type { Manager } from "../../agent/manager.ts";
 import { managerRpc } from "../../agent/manager-handlers.ts";
+import type { Vault } from "../../agent/vault.ts";
 import type { NodeObject } from "../../core/objects/node.ts";
 import { seededRandom } from "../../core/random.ts";
 import type { ClusterView } from "../../core/store/view.ts";
@@ -21,11 +22,15 @@ function leaderOver(local: Partial<NodeObject>[], all: Partial<NodeObject>[]) {
     freshStatus: () => Promise.resolve("fresh"),
   } as unknown as Manager;
   const log = createLogger("silent");
-  const { handlers } = managerRpc({ manager, nodeId: "m1", log, random: seededRandom(1) });
+  // Only what it says of its keys matters here.
+  const vault = { keys: () => [{ id: "k1", createdAtMs: 1, key: "a2V5" }] } as unknown as Vault;
+  const random = seededRandom(1);
+  const { handlers } = managerRpc({ manager, nodeId: "m1", log, random, vault });
   const connection = { peer: { nodeId: "m2", address: "" } } as unknown as RpcConnection;
   return {
     propose: () => handlers.propose?.({ data: new Uint8Array() }, connection),
     status: () => handlers["cluster-status"]?.({}, connection),
+    dataKeys: () => handlers["data-keys"]?.({}, connection),
   };
 }
 
@@ -44,4 +49,16 @@ test("a node that has just been promoted is heard before that is applied here", 
 test("a node that was removed is told so, and a worker that it does not propose", async () => {
   expect(leaderOver([], []).status()).rejects.toThrow("is not part of this cluster any more");
   expect(leaderOver([worker], [worker]).propose()).rejects.toThrow("Only managers propose");
+});
+
+test("the keys of secrets are for managers of the cluster: not for one that was demoted or removed", async () => {
+  const whole = {
+    ...manager,
+    spec: { Labels: {}, Role: "manager", Availability: "active" },
+  } as const;
+  const keys: unknown = await leaderOver([], [whole]).dataKeys();
+  expect(keys).toEqual({ keys: [{ id: "k1", createdAtMs: 1, key: "a2V5" }] });
+  const leaving = { ...whole, spec: { ...whole.spec, Role: "worker" } } as const;
+  expect(leaderOver([leaving], [leaving]).dataKeys()).rejects.toThrow("is not a manager");
+  expect(leaderOver([], []).dataKeys()).rejects.toThrow("is not part of this cluster any more");
 });

@@ -333,6 +333,15 @@ describe("startSession()", () => {
     await agent.waitConnected(3_000);
   });
 
+  test("tells a changed description by a new session with the same manager", async () => {
+    const [one, two] = [await startManager(), await startManager(otherManagerTls)];
+    const agent = startAgent([one, two]);
+    await agent.waitConnected(2_000);
+    agent.descriptionChanged();
+    await until("a second session", () => one.sessions.length === 2 && agent.isConnected());
+    expect(agent.dialed).toEqual([one.addr, one.addr]);
+  });
+
   test("ends with close(), whatever it is doing", async () => {
     const leader = await startManager();
     const agent = startAgent([leader]);

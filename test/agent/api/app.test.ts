@@ -172,6 +172,13 @@ describe("GET /shoal/v1", () => {
     });
   });
 
+  test("net/doctor passes on which node is meant", async () => {
+    const one = await lab.call("GET", "/shoal/v1/net/doctor?node=beta");
+    expect(one.body).toMatchObject({ scope: "node", nodes: [{ hostname: "beta" }] });
+    const all = await lab.call("GET", "/shoal/v1/net/doctor?node=");
+    expect(all.body).toMatchObject({ scope: "cluster" });
+  });
+
   test("openapi.json names every path of shoal's own", async () => {
     const { body } = await lab.call("GET", "/shoal/v1/openapi.json");
     const own = lab.app.routes

@@ -44,6 +44,8 @@ export type FakePorts = ApiPorts & {
   local: LocalNode;
   raft: RaftStatus;
   proposed: StoreAction[][];
+  /** Of attachments: id, and whether a container was made with it. */
+  settled: [string, boolean][];
   calls: {
     init: InitRequest[];
     join: JoinRequest[];
@@ -77,6 +79,7 @@ export function createFakePorts(engineSocket: string): FakePorts {
     version: "0.1.0-test",
     random,
     proposed: [],
+    settled: [],
     calls: { init: [], join: [], leave: [], unlock: [] },
     local: {
       state: "active",
@@ -99,6 +102,13 @@ export function createFakePorts(engineSocket: string): FakePorts {
       if (ports.failure) throw ports.failure;
       return read(rows);
     },
+    attach: async (request) => {
+      const { network, object } = planAttachment(rows, { ...request, nodeId: NODE_ID }, random);
+      await ports.propose([{ type: "create", table: "attachment", object }]);
+      const { gateway = "", spec } = network;
+      return { id: object.id, networkName: spec.Name, address: object.address, gateway };
+    },
+    attached: (id, isMade) => void ports.settled.push([id, isMade]),
     propose: async (actions) => {
       if (ports.failure) throw ports.failure;
       ports.proposed.push(actions);
@@ -110,12 +120,6 @@ export function createFakePorts(engineSocket: string): FakePorts {
       if (outcome.type === "refused") {
         throw fromErrorBody({ code: outcome.code, message: outcome.message });
       }
-    attach: async (request) => {
-      const { network, object } = planAttachment(rows, { ...request, nodeId: NODE_ID }, random);
-      await ports.propose([{ type: "create", table: "attachment", object }]);
-      const { gateway = "", spec } = network;
-      return { id: object.id, networkName: spec.Name, address: object.address, gateway };
-    },
       return { index };
     },
     clusterStatus: async () => ports.raft,
@@ -134,6 +138,14 @@ export function createFakePorts(engineSocket: string): FakePorts {
     },
     metrics: () => Promise.resolve("shoal_session_open 1\n"),
     reportBug: () => {},
+    netDoctor: async ({ node }) => ({
+      scope: node === undefined ? "cluster" : "node",
+      cluster: [],
+      nodes: [{ nodeId: NODE_ID, hostname: node ?? "alpha", findings: [] }],
+      checks: 0,
+      warnings: 0,
+      errors: 0,
+    }),
     backup: async () => new TextEncoder().encode("a backup"),
     restore: async () => ({
       nodeId: NODE_ID,
@@ -305,7 +317,7 @@ export function startFakeEngine(): FakeEngine {
     fetch: async (request) => {
       const url = new URL(request.url);
       engine.requests.push(`${request.method} ${url.pathname}${url.search}`);
-      const [, root, ref] = url.pathname.split("/");
+      const [, root, ref] = url.pathname.replace(/^\/v[\d.]+/, "").split("/");
       if (root === "_ping") {
         return new Response("OK", { headers: { "builder-version": "1", "api-version": "1.41" } });
       }
@@ -322,6 +334,11 @@ export function startFakeEngine(): FakeEngine {
       if (root === "info") {
         return answer({ ID: "X", Name: "alpha", Swarm: { LocalNodeState: "inactive" } });
       }
+      // What was asked comes back, for tests to look at.
+      if (root === "containers" && ref === "create")
+        return answer({ Id: "new", got: await request.json() }, 201);
+      if (root === "containers") return answer({ Name: `/${ref}` });
+      if (url.pathname.endsWith("/connect")) return answer({ got: await request.json() });
       if (root !== "networks") return answer({ message: "page not found" }, 404);
       if (ref === undefined) return answer(engine.networks);
       if (ref === "create")
@@ -336,11 +353,6 @@ export function startFakeEngine(): FakeEngine {
 
 /** The error that a node that is no manager gives. */
 export function notManager(): ClusterError {
-      // What was asked comes back, for tests to look at.
-      if (root === "containers" && ref === "create")
-        return answer({ Id: "new", got: await request.json() }, 201);
-      if (root === "containers") return answer({ Name: `/${ref}` });
-      if (url.pathname.endsWith("/connect")) return answer({ got: await request.json() });
   return new ClusterError(
     "unavailable",
     "This node is not a swarm manager. Worker nodes can't be used.",

@@ -15,6 +15,7 @@ import { seededRandom } from "../../../core/random.ts";
 import {
   type Entry,
   openOrRebuildStateStore,
+  openStateReader,
   openStateStore,
 } from "../../../core/store/sqlite-store.ts";
 import { create, nodeDraft, proposal } from "./objects.ts";
@@ -129,6 +130,24 @@ describe("openOrRebuildStateStore()", () => {
     const before = readFileSync(path);
     expect(() => openOrRebuildStateStore(path)).toThrow("its format is 99");
     expect(readFileSync(path).equals(before)).toBe(true);
+  });
+});
+
+describe("openStateReader()", () => {
+  test("tells of rot that a read finds, and of nothing else", () => {
+    fill();
+    const told: string[] = [];
+    const reader = openStateReader(path, (error) => told.push(error.message));
+    expect(() =>
+      reader.read(() => {
+        throw new SyntaxError("not ours");
+      }),
+    ).toThrow("not ours");
+    expect(told).toEqual([]);
+    writeFileSync(path, zeroed(readFileSync(path), 4_096, 1_000_000));
+    expect(() => reader.read((view) => view.nodes())).toThrow(/malformed/);
+    expect(told).toEqual(["database disk image is malformed"]);
+    reader.close();
   });
 });
 

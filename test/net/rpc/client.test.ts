@@ -46,6 +46,30 @@ async function show(certificatesPem: string, keyPem: string): Promise<string> {
 }
 
 describe("connectRpc()", () => {
+  test("serves what the manager asks over the connection, and nothing that it was not given", async () => {
+    const server = await startRpcServer({
+      host: "127.0.0.1",
+      port: 0,
+      tls: manager,
+      handlers: {},
+    });
+    cleanups.push(() => server.close());
+    const report = { findings: [], receivedAtMs: 1, answeredAtMs: 2 };
+    const connection = await connectRpc({
+      addr: `127.0.0.1:${server.port}`,
+      tls: worker,
+      timeoutMs: 2_000,
+      handlers: { "net-check": async () => ({ report }) },
+    });
+    cleanups.push(() => connection.close());
+    const [other] = server.connections();
+    if (!other) throw new Error("the server has the connection");
+    expect(await other.request("net-check", {})).toEqual({ report });
+    expect((await failureOf(other.request("raft-leave", {}))).code).toBe("not-implemented");
+    // The other way it is a manager's alone.
+    expect((await failureOf(connection.request("net-check", {}))).code).toBe("forbidden");
+  });
+
   const dial = (addr: string, options: Partial<Parameters<typeof connectRpc>[0]> = {}) =>
     failureOf(connectRpc({ addr, tls: worker, timeoutMs: 2_000, ...options }));
 
