@@ -103,6 +103,8 @@ export function startSession(ports: SessionPorts): Session {
   /** The connection of the attempt under way. */
   let dialed: RpcConnection | undefined;
   let learned: ManagerAddress[] = [];
+  /** The last that was tried in turn. One that another had named does not count: a manager that names
+   * one that is gone would be asked again and again, and those behind it never. */
   let triedLast: string | undefined;
   /** Word of a leader that no attempt has followed yet. */
   let hinted: ManagerAddress | undefined;
@@ -132,7 +134,9 @@ export function startSession(ports: SessionPorts): Session {
     const all = [...learned, ...ports.managers()];
     const known = all.filter((one, at) => all.findIndex((other) => other.addr === one.addr) === at);
     const last = known.findIndex((manager) => manager.addr === triedLast);
-    return known[(last + 1) % Math.max(known.length, 1)];
+    const next = known[(last + 1) % Math.max(known.length, 1)];
+    triedLast = next?.addr;
+    return next;
   };
 
   // ---- statuses -----------------------------------------------------------------------------------
@@ -359,7 +363,6 @@ export function startSession(ports: SessionPorts): Session {
     if (!target) {
       return { reason: "no manager is known", leader: undefined, wasConnected: false };
     }
-    triedLast = target.addr;
     try {
       return await runSession(target);
     } catch (error) {

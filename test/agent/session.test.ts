@@ -205,6 +205,22 @@ describe("startSession()", () => {
     expect(agent.states).toEqual(["disconnected: This manager does not lead"]);
   });
 
+  test("goes past a manager that names one that is gone", async () => {
+    const [gone, stale, leader] = [
+      await startManager(),
+      await startManager(),
+      await startManager(),
+    ];
+    stale.isLeader = false;
+    stale.leaderHint = { nodeId: "gone", addr: gone.addr };
+    await gone.server.close();
+    // The one that is named stands before the one that names it: if it counted as tried in turn, the same
+    // two would be asked for ever.
+    const agent = startAgent([gone, stale, leader]);
+    await agent.waitConnected(4_000);
+    expect(leader.sessions).toHaveLength(1);
+  });
+
   test("tries the next manager when one is down, and finds the new leader after a loss", async () => {
     const [one, two] = [await startManager(), await startManager()];
     two.isLeader = false;
