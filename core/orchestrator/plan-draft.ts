@@ -31,16 +31,20 @@ export function wakeAt(draft: PlanDraft, atMs: UnixMs): void {
 
 type TaskSet = Partial<Omit<Task, "id" | "version" | "createdAtMs" | "updatedAtMs">>;
 
-/** Changes a task as it was seen: dropped by apply when it has changed since. */
+/**
+ * Changes a task as it was seen: dropped by apply when it has changed since. But for its end alone: that
+ * holds whatever its node has reported meanwhile, and a successor may be in the same plan, which would
+ * otherwise stand beside it.
+ */
 export function updateTask(draft: PlanDraft, task: Task, set: TaskSet, unset?: string[]): void {
-  if (set.desiredState === "shutdown" || set.desiredState === "remove") {
-    draft.endedIds.add(task.id);
-  }
+  const isEnd = set.desiredState === "shutdown" || set.desiredState === "remove";
+  if (isEnd) draft.endedIds.add(task.id);
+  const isEndOnly = isEnd && Object.keys(set).length === 1;
   draft.actions.push({
     type: "update",
     table: "task",
     id: task.id,
-    ifVersion: task.version,
+    ...(isEndOnly ? {} : { ifVersion: task.version }),
     set,
     ...(unset && unset.length > 0 ? { unset } : {}),
   });
