@@ -7,8 +7,7 @@ mount -t proc proc /proc
 trap 'sync; echo o > /proc/sysrq-trigger; sleep 5' EXIT
 mount -t sysfs sys /sys
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
-mkdir -p /run/netns /run/lock /run/modules/lib/modules /run/bin
+mkdir -p /run/tmp /run/netns /run/lock /run/modules/lib/modules /run/bin
 ip link set lo up
 # The kernel loads its modules by itself, once it knows where they are.
 release=$(uname -r)
@@ -20,6 +19,6 @@ echo /run/bin/modprobe > /proc/sys/kernel/modprobe
 for tool in iptables iptables-restore iptables-save; do
   ln -s /usr/sbin/xtables-legacy-multi /run/bin/$tool
 done
-export PATH=/run/bin:$PATH XTABLES_LOCKFILE=/run/xtables.lock TMPDIR=/tmp
+export PATH=/run/bin:$PATH XTABLES_LOCKFILE=/run/xtables.lock TMPDIR=/run/tmp
 . "$PAYLOAD" || true
 echo "UML DONE"

@@ -1,7 +1,7 @@
 /**
  * User-Mode Linux: a real Linux kernel as a process, for what this machine's own kernel may lack
  * (IPVS). It boots in seconds on this machine's own file system (`hostfs`), so that every tool and
- * this checkout are there; its `/run`, `/tmp` and network are its own. Debian package user-mode-linux.
+ * this checkout are there; its `/run` (with TMPDIR in it) and network are its own. Debian package user-mode-linux.
  *
  *   bun scripts/uml.ts COMMAND…    runs it inside, for a look by hand
  *
