@@ -8,12 +8,11 @@
  *    or not a manager can be reached.
  * 3. What the node is follows what the managers say of it (`settings.role`), never a local wish.
  */
-import { mkdirSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { renewAtMs } from "../core/ca/rotation.ts";
 import { assert } from "../core/assert.ts";
-import type { AssignmentsMessage, NodeSettings } from "../core/dispatcher/assignment.ts";
+import type { AssignmentsMessage } from "../core/dispatcher/assignment.ts";
 import { ClusterError } from "../core/errors.ts";
 import type { NodeRole } from "../core/objects/node.ts";
 import type { RaftStatus } from "../core/protocol.ts";
@@ -22,12 +21,17 @@ import { createKeyAndCsr } from "../net/pki/issue.ts";
 import { readCertificate, tlsInfo } from "../net/pki/read.ts";
 import { loadPki, removePki, savePki } from "../net/pki/store.ts";
 import { connectRpc, fetchRootCa } from "../net/rpc/client.ts";
-import type { ManagerAddress, RpcMethod, RpcMethods } from "../net/rpc/methods.ts";
+import type { ManagerAddress } from "../net/rpc/methods.ts";
 import type { TlsIdentity } from "../net/rpc/peer.ts";
 import { createPool, type RpcPool } from "../net/rpc/pool.ts";
 import { type RpcServer, startRpcServer } from "../net/rpc/server.ts";
 import type { BackendName } from "../net/mesh/backend.ts";
 import { loadTable } from "../net/mesh/table.ts";
+import { createAskManagers } from "./ask-managers.ts";
+import { createCertificateKeeper } from "./certificate.ts";
+import { createAskDoctor } from "./doctor/ask.ts";
+import { waitForRoom, watchManagerDisk } from "./manager-disk.ts";
+import { createRaftMember, RAFT_JOIN_TIMEOUT_MS } from "./raft-member.ts";
 import { chooseAddresses, formatHostPort, parseHostPort, DEFAULT_RPC_PORT } from "./address.ts";
 import type {
   ApiPorts,
@@ -41,15 +45,10 @@ import { currentReadMark } from "./api/stale.ts";
 import { startAttachments } from "./attachments.ts";
 import { decodeBackup, encodeBackup } from "./backup.ts";
 import { createClusterEvents } from "./api/cluster-events.ts";
-import {
-  createNodeDoctor,
-  DOCTOR_TIMEOUT_MS,
-  examineCluster,
-  examineHere,
-} from "./doctor/doctor.ts";
+import { createNodeDoctor } from "./doctor/doctor.ts";
 import { hostProbes, ownCommand } from "./doctor/probes.ts";
 import { foundCluster } from "./found-cluster.ts";
-import { ballastPathOf, watchDiskSpace, type DiskWatch } from "./disk-space.ts";
+import { ballastPathOf, type DiskWatch } from "./disk-space.ts";
 import { loadIdentity, type NodeIdentity, removeIdentity, saveIdentity } from "./identity.ts";
 import { type LocalParts, startLocalParts } from "./local-parts.ts";
 import type { Logger } from "./logger.ts";
@@ -64,9 +63,9 @@ import { restoreCluster, writeRestoredLog } from "./restore.ts";
 import { clearForRebuild, isLogDamaged, isRebuildPending, putLogAside } from "./rebuild.ts";
 import { startRoleManager } from "./role-manager.ts";
 import { type Session, startSession } from "./session.ts";
-import { sealedParts, sealFounding, unlockKeyOf } from "./cluster-secrets.ts";
+import { sealFounding, unlockKeyOf } from "./cluster-secrets.ts";
 import { keepLock, LOCKED, LOCKED_LEAVE, type LockKeeper, openLock } from "./lock.ts";
-import { openVault, sealSecret } from "./vault.ts";
+import { openVault } from "./vault.ts";
 
 /** As stock Swarm: after this the join goes on in the background. */
 const JOIN_TIMEOUT_MS = 20_000;
@@ -74,26 +73,11 @@ const LEADER_TIMEOUT_MS = 10_000;
 const RPC_TIMEOUT_MS = 5_000;
 /** Short: the next manager may be the one that lives. */
 const SESSION_CONNECT_TIMEOUT_MS = 2_000;
-const RAFT_JOIN_TIMEOUT_MS = 25_000;
-/** Telling a new address: nothing to catch up with, and this node may be the leader itself by then. */
-const SET_ADDRESS_TIMEOUT_MS = 3_000;
 const RETRY_MS = 500;
-/** A manager that the others have taken out asks to be let in again within so long. */
-const RAFT_CHECK_MS = 5_000;
 /** How long a call waits for a life step under way (start, promotion). */
 const START_WAIT_MS = 5_000;
-const RENEW_CHECK_MS = 60_000;
-/** Every manager has asked for a new data key by then. */
-const KEY_SPREAD_MS = 60_000;
-/** Nodes renew spread over this time when the root CA changes. */
-const CA_SPREAD_MS = 1_000;
 /** A leader that stops hands over first; without an answer in this time it stops all the same. */
 const HANDOVER_TIMEOUT_MS = 2_000;
-/** A leader without room on disk tries to hand over so often. */
-const HANDOVER_RETRY_MS = 5_000;
-/** A manager starts with so much room at least; SQLite recovers its files into it. */
-const START_BYTES_MIN = 4 * 1024 * 1024;
-const START_SPACE_LOG_MS = 30_000;
 
 const NOT_IN_SWARM =
   'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.';
@@ -145,13 +129,16 @@ export function createNode(options: NodeOptions): Node {
   let managing: ManagerParts | undefined;
   let session: Session | undefined;
   let pool: RpcPool | undefined;
-  let renewTimer: Timer | undefined;
   /** The manager that joinRaftInBackground looks after. */
   let keptInRaft: ManagerParts | undefined;
   let isPending = false;
   let lastError: string | undefined;
   let isStopping = false;
   let isRebuilding = false;
+  const askManagers = createAskManagers({
+    pool: () => mustHave(pool, "pool"),
+    isStopping: () => isStopping,
+  });
   const lock = openLock(dataDir);
   const vault = openVault(dataDir, lock.files, lock.isLocked());
   const clusterEvents = createClusterEvents(() => Date.now());
@@ -189,6 +176,13 @@ export function createNode(options: NodeOptions): Node {
       }
     },
     nowMs: () => Date.now(),
+  });
+  const askDoctor = createAskDoctor({
+    doctor,
+    nodeId: () => mustHave(identity, "identity").nodeId,
+    manager: () =>
+      managing ?? { why: lock.isLocked() ? "this manager is locked" : "this node is no manager" },
+    pool: () => mustHave(pool, "pool"),
   });
   /** Log collections that wait for new tasks. */
   const taskListeners = new Set<() => void>();
@@ -239,7 +233,7 @@ export function createNode(options: NodeOptions): Node {
       if (item.kind !== "settings") continue;
       keepManagers(item.body.managers);
       followRole(item.body.role);
-      followCa(item.body);
+      certificates.followCa(item.body);
     }
   };
 
@@ -312,7 +306,7 @@ export function createNode(options: NodeOptions): Node {
       lock?: LockKeeper;
     } = {};
     lock.settle(resealFiles);
-    const disk = watchDisk(holder);
+    const disk = watchManagerDisk({ dataDir, manager: () => holder.manager, log });
     const manager = await startManager({
       nodeId: me.nodeId,
       dataDir,
@@ -383,7 +377,7 @@ export function createNode(options: NodeOptions): Node {
       log: log.child({ component: "rpc" }),
       random,
       vault,
-      netDoctor: (ref) => examineAll(manager, rpc, ref),
+      netDoctor: (ref) => askDoctor.examineAll({ manager, rpc }, ref),
     });
     holder.rpc = rpc;
     const logs = createLogRelay({
@@ -430,115 +424,6 @@ export function createNode(options: NodeOptions): Node {
     managing = { manager, rpc, server, roles, disk, logs, lock: keeper };
   };
 
-  /** On the leader. */
-  const examineAll = (manager: Manager, rpc: ManagerRpc, ref?: string) =>
-    examineCluster(
-      {
-        // What is applied here: who lost its quorum must be able to look, too.
-        read: async (read) => manager.readLocal(read),
-        sessionOf: (nodeId) => rpc.sessionOf(nodeId),
-        selfId: mustHave(identity, "identity").nodeId,
-        doctor,
-        nowMs: () => Date.now(),
-      },
-      ref,
-    );
-
-  /** This node alone. @throws {ClusterError} unavailable when another one was asked for. */
-  const examineOnlyHere = async (why: string, ref?: string) => {
-    const { nodeId } = mustHave(identity, "identity");
-    const name = hostname();
-    if (ref !== undefined && ref !== name && ref !== "self" && !nodeId.startsWith(ref)) {
-      throw new ClusterError("unavailable", `Cannot ask node ${ref}: ${why}`, { retry: "later" });
-    }
-    return examineHere({ doctor, nodeId, hostname: name, note: `this node only: ${why}` });
-  };
-
-  const netDoctor = async ({ node: ref }: { node?: string }) => {
-    if (!identity) throw new ClusterError("unavailable", NOT_IN_SWARM);
-    const parts = managing;
-    if (!parts) {
-      const why = lock.isLocked() ? "this manager is locked" : "this node is no manager";
-      return examineOnlyHere(`${why}, and managers alone can ask the others`, ref);
-    }
-    const { isLeader, leaderId, members } = parts.manager.status();
-    if (isLeader) return examineAll(parts.manager, parts.rpc, ref);
-    const leader = members.find((member) => member.nodeId === leaderId);
-    if (!leader) return examineOnlyHere("there is no leader, who alone can ask the others", ref);
-    try {
-      const { report } = await mustHave(pool, "pool").request(
-        leader.nodeId,
-        leader.addr,
-        "net-doctor",
-        ref === undefined ? {} : { node: ref },
-        { timeoutMs: DOCTOR_TIMEOUT_MS },
-      );
-      return report;
-    } catch (error) {
-      const isAway =
-        error instanceof ClusterError &&
-        ["unavailable", "deadline", "not-leader", "busy", "no-quorum"].includes(error.code);
-      if (!isAway) throw error;
-      return examineOnlyHere(
-        `the leader at ${leader.addr} does not answer (${error.message})`,
-        ref,
-      );
-    }
-  };
-
-  const watchDisk = (holder: { manager?: Manager }): DiskWatch => {
-    const raftDir = join(dataDir, "raft");
-    mkdirSync(raftDir, { recursive: true, mode: 0o700 });
-    let handOverAtMs = 0;
-    const handOver = () => {
-      const { manager } = holder;
-      if (!manager || disk.space().state === "ok" || Date.now() < handOverAtMs) return;
-      const { isLeader, members } = manager.status();
-      if (!isLeader || members.filter((m) => !m.isLearner).length < 2) return;
-      handOverAtMs = Date.now() + HANDOVER_RETRY_MS;
-      manager.transferLeadership().then(
-        () => log.info("Leadership handed over for want of space"),
-        (error: unknown) => log.warn({ err: String(error) }, "Leadership not handed over"),
-      );
-    };
-    const disk: DiskWatch = watchDiskSpace({
-      dir: dataDir,
-      ballastDir: raftDir,
-      onSpace: (space, wasBallastRemoved) => {
-        const details = { ...space, wasBallastRemoved };
-        if (space.state === "ok") log.info(details, "There is room on disk again");
-        else log.error(details, "Not enough room on disk: this manager takes no changes");
-        holder.manager?.useDisk(space);
-      },
-      onCheck: handOver,
-    });
-    return disk;
-  };
-
-  /**
-   * Returns once there is room to start in, with a manager's ballast given up for it if need be: to fail
-   * and be started again for ever would help nobody, and what runs on this host runs meanwhile.
-   */
-  const waitForRoom = async () => {
-    const prefix = "This node waits for room on disk: ";
-    let saidAtMs = Number.NEGATIVE_INFINITY;
-    const disk = watchDiskSpace({
-      dir: dataDir,
-      ballastDir: join(dataDir, "raft"),
-      mayMakeBallast: false,
-    });
-    while (disk.check().freeBytes < START_BYTES_MIN && !isStopping) {
-      lastError = `${prefix}${disk.space().text}: free space there`;
-      if (performance.now() - saidAtMs >= START_SPACE_LOG_MS) {
-        saidAtMs = performance.now();
-        log.error(lastError);
-      }
-      await Bun.sleep(RETRY_MS);
-    }
-    disk.stop();
-    if (lastError?.startsWith(prefix)) lastError = undefined;
-  };
-
   const stopManagerParts = async () => {
     const parts = managing;
     managing = undefined;
@@ -555,159 +440,22 @@ export function createNode(options: NodeOptions): Node {
   const otherManagers = () =>
     (identity?.managers ?? []).filter((m) => m.nodeId !== identity?.nodeId);
 
-  /** Asks the managers in turn; one that does not lead names the leader when the method needs it. */
-  const askManagers = async <M extends RpcMethod>(
-    method: M,
-    params: RpcMethods[M]["params"],
-    timeoutMs: number,
-    targets: ManagerAddress[],
-  ): Promise<RpcMethods[M]["result"]> => {
-    const peers = mustHave(pool, "pool");
-    const deadlineMs = Date.now() + timeoutMs;
-    let failure: unknown = new ClusterError("unavailable", "No manager is known");
-    let hint: ManagerAddress | undefined;
-    while (Date.now() < deadlineMs && !isStopping) {
-      const round: ManagerAddress[] = hint ? [hint] : targets;
-      hint = undefined;
-      for (const target of round) {
-        try {
-          return await peers.request(target.nodeId, target.addr, method, params, {
-            timeoutMs: Math.max(1, deadlineMs - Date.now()),
-          });
-        } catch (error) {
-          failure = error;
-          if (!(error instanceof ClusterError)) throw error;
-          if (error.code === "not-leader") {
-            hint = error.details["leader"] as ManagerAddress | undefined;
-            if (hint) break;
-          } else if (
-            !["unavailable", "deadline", "busy", "proposal-dropped", "no-quorum"].includes(
-              error.code,
-            )
-          ) {
-            throw error;
-          }
-        }
-      }
-      if (!hint) await Bun.sleep(RETRY_MS);
-    }
-    throw failure;
-  };
-
-  /**
-   * Whether the others see this node as the manager that it is. What the own log says of it may be
-   * over: it was taken out and promoted again while it was away, or before it noticed. And a join may
-   * have ended half way.
-   */
-  const isInRaft = (manager: Manager): boolean => {
-    const me = mustHave(identity, "identity");
-    const { members, leaderId } = manager.status();
-    const self = members.find((m) => m.nodeId === me.nodeId);
-    const isVoter = self !== undefined && !self.isLearner && self.addr === me.advertiseAddr;
-    if (!isVoter || leaderId === undefined) return false;
-    return manager.readLocal((view) => view.node(me.nodeId)?.managerAddr === me.advertiseAddr);
-  };
-
-  /** Becomes a member of raft at this address, unless it is one. */
-  const joinRaft = async (timeoutMs: number) => {
-    const me = mustHave(identity, "identity");
-    const manager = managing?.manager;
-    if (manager && isInRaft(manager)) return;
-    const self = manager?.status().members.find((m) => m.nodeId === me.nodeId);
-    if (manager && self && manager.status().isLeader) {
-      // Its address has changed: nobody else can say so.
-      if (self.addr !== me.advertiseAddr) {
-        const { nodeId, advertiseAddr: addr } = me;
-        await manager.changeMembership({ type: "set-addr", nodeId, addr });
-      }
-      const set = { managerAddr: me.advertiseAddr };
-      await manager.propose([{ type: "update", table: "node", id: me.nodeId, set }]);
-      return;
-    }
-    if (otherManagers().length === 0) {
-      // The only one, and about to lead.
-      throw new ClusterError("not-leader", "This manager does not lead yet");
-    }
-    await askManagers("raft-join", { addr: me.advertiseAddr }, timeoutMs, otherManagers());
-  };
-
-  /** Gets the keys of secrets from the other managers; where nobody has any, the leader makes the first. */
-  const learnDataKeys = async () => {
-    const parts = managing;
-    if (!parts || !vault.isWanting()) return;
-    for (const { nodeId, addr } of otherManagers()) {
-      if (!vault.isWanting()) break;
-      try {
-        const limits = { timeoutMs: RPC_TIMEOUT_MS };
-        const { keys } = await mustHave(pool, "pool").request(
-          nodeId,
-          addr,
-          "data-keys",
-          {},
-          limits,
-        );
-        if (managing === parts && vault.learn(keys)) parts.rpc.keysLearned();
-      } catch (error) {
-        if (!(error instanceof ClusterError)) throw error;
-        log.warn({ manager: nodeId, err: error.message }, "Keys of secrets not had from a manager");
-      }
-    }
-    if (managing === parts && vault.keys().length === 0 && parts.manager.status().isLeader) {
-      vault.make(Date.now());
-      log.info("Key of secrets made");
-    }
-  };
-
-  /** What an older shoal, or a backup of its, has stored in clear. */
-  const sealOldSecrets = async ({ manager }: ManagerParts) => {
-    if (!manager.status().isLeader || vault.isWanting()) return;
-    const inClear = manager.readLocal((view) =>
-      view.secrets().filter((secret) => secret.spec.Data !== undefined),
-    );
-    for (const { id, version, spec } of inClear) {
-      const set = { spec: sealSecret(vault, id, spec) };
-      try {
-        await manager.propose([{ type: "update", table: "secret", id, ifVersion: version, set }]);
-      } catch (error) {
-        if (!(error instanceof ClusterError)) throw error;
-        log.warn({ secret: id, err: error.message }, "Secret not sealed yet, will try again");
-      }
-    }
-    const cluster = manager.readLocal((view) => view.cluster());
-    const set = cluster && sealedParts(vault, cluster);
-    if (!cluster || !set) return;
-    // With a key that only this manager has, the cluster's CA would be lost with it.
-    const isKeyEverywhere = vault
-      .keys()
-      .every((key) => Date.now() - key.createdAtMs > KEY_SPREAD_MS);
-    if (!isKeyEverywhere && otherManagers().length > 0) return;
-    const { id, version } = cluster;
-    await manager.propose([{ type: "update", table: "cluster", id, ifVersion: version, set }]);
-  };
-
+  const raftMember = createRaftMember({
+    me: () => mustHave(identity, "identity"),
+    otherManagers: () => otherManagers(),
+    pool: () => mustHave(pool, "pool"),
+    ask: askManagers,
+    vault,
+    log,
+  });
   /** Joins, and sees to it from then on that this node stays in raft for as long as it manages. */
   const joinRaftInBackground = () => {
     const parts = managing;
     if (!parts || keptInRaft === parts) return;
     keptInRaft = parts;
-    const again = async () => {
-      while (managing === parts && !isStopping) {
-        let waitMs = RAFT_CHECK_MS;
-        try {
-          await learnDataKeys();
-          const { members } = parts.manager.status();
-          const isVoter = members.some((m) => m.nodeId === identity?.nodeId && !m.isLearner);
-          await joinRaft(isVoter ? SET_ADDRESS_TIMEOUT_MS : RAFT_JOIN_TIMEOUT_MS);
-          await sealOldSecrets(parts);
-        } catch (error) {
-          if (!(error instanceof ClusterError)) throw error;
-          log.warn({ err: error.message }, "Cannot join raft yet");
-          waitMs = RETRY_MS;
-        }
-        await Bun.sleep(waitMs);
-      }
-    };
-    again().catch((error: unknown) => options.fatal("Joining raft failed", { err: String(error) }));
+    raftMember
+      .keep(parts, () => managing === parts && !isStopping)
+      .catch((error: unknown) => options.fatal("Joining raft failed", { err: String(error) }));
   };
 
   /** False when the log is damaged and this manager is to be rebuilt from the others (rebuild.ts). */
@@ -760,55 +508,24 @@ export function createNode(options: NodeOptions): Node {
 
   // ---- certificates and role ------------------------------------------------------------------
 
-  const renewCertificate = async () => {
-    const me = mustHave(identity, "identity");
-    const { keyPem, csrPem } = await createKeyAndCsr();
-    const answer = await askManagers(
-      "renew-certificate",
-      { csrPem },
-      RPC_TIMEOUT_MS,
-      identity?.managers ?? [],
-    );
-    const next = {
-      certificatePem: answer.certificatePem,
-      keyPem,
-      caCertificatePem: answer.caCertificatePem,
-    };
-    if (answer.role === "manager") lock.make();
-    savePki(dataDir, next, lock.files);
-    tls = next;
-    managing?.server.setTls(next);
-    managing?.manager.setTls(next);
-    // Connections keep the role of the certificate they were opened with.
-    pool?.reset();
-    log.info({ role: answer.role, node: me.nodeId }, "Certificate renewed");
-    armRenewal();
-    return answer.role;
-  };
-
-  const armRenewal = () => {
-    clearTimeout(renewTimer);
-    const { notBeforeMs, notAfterMs } = readCertificate(
-      mustHave(tls, "TLS identity").certificatePem,
-    );
-    const atMs = renewAtMs({ notBeforeMs, notAfterMs }, random.next());
-    const check = () => {
-      renewTimer = setTimeout(
-        () => {
-          if (Date.now() < atMs) {
-            check();
-            return;
-          }
-          exclusive(renewCertificate).catch((error: unknown) => {
-            log.warn({ err: String(error) }, "Certificate not renewed, will try again");
-            check();
-          });
-        },
-        Math.min(RENEW_CHECK_MS, Math.max(1_000, atMs - Date.now())),
-      );
-    };
-    check();
-  };
+  const certificates = createCertificateKeeper({
+    tls: () => (isStopping ? undefined : tls),
+    ask: (params) =>
+      askManagers("renew-certificate", params, RPC_TIMEOUT_MS, identity?.managers ?? []),
+    use: (next, role) => {
+      if (role === "manager") lock.make();
+      savePki(dataDir, next, lock.files);
+      tls = next;
+      managing?.server.setTls(next);
+      managing?.manager.setTls(next);
+      // Connections keep the role of the certificate they were opened with.
+      pool?.reset();
+    },
+    onRootsChanged: () => session?.descriptionChanged(),
+    exclusive,
+    log,
+    random,
+  });
 
   /** What the managers said last; it may change while an earlier word is still being followed. */
   let wantedRole: NodeRole | undefined;
@@ -820,7 +537,7 @@ export function createNode(options: NodeOptions): Node {
     }
     exclusive(async () => {
       if (!identity || !tls || isStopping) return;
-      if (role !== certifiedRole() && (await renewCertificate()) !== role) return;
+      if (role !== certifiedRole() && (await certificates.renew()) !== role) return;
       if (role === "manager" && !managing) {
         // It starts the manager itself, once it is out of raft.
         if (isRebuilding) return;
@@ -845,34 +562,6 @@ export function createNode(options: NodeOptions): Node {
       });
   };
 
-  let wantedCa: NodeSettings | undefined;
-  const hasCa = (wanted: NodeSettings) => {
-    const { caCertificatePem, certificatePem } = mustHave(tls, "TLS identity");
-    if (wanted.caCertificatePem !== caCertificatePem) return false;
-    const { CertIssuerPublicKey } = tlsInfo(caCertificatePem, certificatePem);
-    return [undefined, CertIssuerPublicKey].includes(wanted.issuerPublicKey);
-  };
-  /** Trusts the roots that the managers name, with a certificate of the one that they want (core/ca). */
-  const followCa = (settings: NodeSettings) => {
-    wantedCa = settings;
-    if (isStopping || !tls || hasCa(settings)) return;
-    const step = async () => {
-      if (isStopping || !tls || wantedCa !== settings || hasCa(settings)) return;
-      await renewCertificate();
-      // The rotation goes on by what the nodes say of themselves.
-      session?.descriptionChanged();
-    };
-    const delayMs = random.next() * CA_SPREAD_MS;
-    setTimeout(() => {
-      exclusive(step).catch((error: unknown) => {
-        log.warn({ err: String(error) }, "New root CA not followed yet, will try again");
-        setTimeout(() => {
-          if (wantedCa === settings) followCa(settings);
-        }, RETRY_MS);
-      });
-    }, delayMs);
-  };
-
   // ---- start, init, join, leave ---------------------------------------------------------------
 
   const makePool = () =>
@@ -886,7 +575,7 @@ export function createNode(options: NodeOptions): Node {
   const undo = async (parts: LocalParts | undefined) => {
     session?.close();
     session = undefined;
-    clearTimeout(renewTimer);
+    certificates.disarm();
     await stopManagerParts();
     pool?.close();
     pool = undefined;
@@ -956,7 +645,7 @@ export function createNode(options: NodeOptions): Node {
       lock.drop(resealFiles);
     }
     startNodeSession();
-    armRenewal();
+    certificates.arm();
     log.info({ node: me.nodeId, cluster: me.clusterId }, "Node started");
   };
 
@@ -1021,7 +710,7 @@ export function createNode(options: NodeOptions): Node {
         lockAtOnce(mustHave(managing, "manager").manager);
         joinRaftInBackground();
         startNodeSession();
-        armRenewal();
+        certificates.arm();
         log.info({ node: founded.nodeId, cluster: founded.clusterId }, "Cluster founded");
         return founded.nodeId;
       } catch (error) {
@@ -1190,7 +879,7 @@ export function createNode(options: NodeOptions): Node {
         lockAtOnce(manager);
         joinRaftInBackground();
         startNodeSession();
-        armRenewal();
+        certificates.arm();
         log.warn(
           { node: restored.nodeId, cluster: restored.clusterId, index: restored.index },
           "Cluster restored from a backup: this node is its only manager",
@@ -1290,10 +979,13 @@ export function createNode(options: NodeOptions): Node {
         isPending = false;
       }
       startNodeSession();
-      armRenewal();
+      certificates.arm();
       try {
-        await learnDataKeys();
-        if (managing) await joinRaft(JOIN_TIMEOUT_MS);
+        const parts = managing;
+        if (parts) {
+          await raftMember.learnDataKeys(parts, () => managing === parts);
+          await raftMember.join(parts.manager, JOIN_TIMEOUT_MS);
+        }
         joinRaftInBackground();
         await mustHave(session, "session").waitConnected(JOIN_TIMEOUT_MS);
       } catch (error) {
@@ -1475,7 +1167,10 @@ export function createNode(options: NodeOptions): Node {
     join: joinCluster,
     leave: ({ force }) => leave(force),
     unlock,
-    netDoctor,
+    netDoctor: async ({ node: ref }) => {
+      if (!identity) throw new ClusterError("unavailable", NOT_IN_SWARM);
+      return askDoctor.examine(ref);
+    },
     backup,
     restore,
     metrics: async () => {
@@ -1514,7 +1209,14 @@ export function createNode(options: NodeOptions): Node {
           log.warn({ was: rest.advertiseAddr, is: identity.advertiseAddr }, "Address changed");
         }
         if (!lock.isLocked()) tls = loadTls();
-        await waitForRoom();
+        await waitForRoom({
+          dataDir,
+          isStopping: () => isStopping,
+          onTrouble: (text) => {
+            lastError = text;
+          },
+          log,
+        });
         if (isStopping) return;
         if (!lock.isLocked()) {
           await goOn(identity);
@@ -1536,7 +1238,7 @@ export function createNode(options: NodeOptions): Node {
           Bun.sleep(HANDOVER_TIMEOUT_MS),
         ]);
       }
-      clearTimeout(renewTimer);
+      certificates.disarm();
       session?.close();
       await stopManagerParts();
       pool?.close();
