@@ -36,6 +36,7 @@ if [ "$buildOnly" = 0 ]; then
   need curl curl
   need procps sysctl ps
   need iputils-ping ping
+  need python3-docker /usr/lib/python3/dist-packages/docker/__init__.py
   need kmod modprobe
   need util-linux nsenter unshare setsid
   need docker-registry docker-registry
