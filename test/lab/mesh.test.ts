@@ -180,9 +180,12 @@ function describeRows(backend: "nftables" | "iptables"): void {
       );
       expect(performance.now() - startMs).toBeLessThan(15_000);
       const socket = ["--unix-socket", lab.host(1).agentSocket()];
-      const metrics = await run(["curl", "-sS", ...socket, "http://shoal/shoal/v1/metrics"]);
       const kind = { nftables: "nft-table", iptables: "iptables-chains" }[backend];
-      expect(metrics).toMatch(new RegExp(`shoal_mesh_repairs_total\\{kind="${kind}"\\} [1-9]`));
+      const isCounted = new RegExp(`shoal_mesh_repairs_total\\{kind="${kind}"\\} [1-9]`);
+      // The rules stand a moment before the round that made them is over, and counted.
+      await waitFor("the repair to be counted", async () =>
+        isCounted.test(await run(["curl", "-sS", ...socket, "http://shoal/shoal/v1/metrics"])),
+      );
     }, 40_000);
   });
 }
