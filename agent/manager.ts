@@ -52,6 +52,7 @@ import {
 } from "./leader-watch.ts";
 import type { TlsIdentity } from "../net/rpc/peer.ts";
 import type { Logger } from "./logger.ts";
+import { createRecent } from "./recent.ts";
 import { spawnWorker } from "./spawn-workers.ts";
 import { type WorkerClient, workerClient } from "./worker-client.ts";
 
@@ -65,7 +66,7 @@ const LEADER_POLL_MS = 50;
 const HANDOVER_WAIT_MS = 5_000;
 const FORWARD_TIMEOUT_MS = 5_000;
 /** Proposals that a leader knows again when they come a second time. */
-const TAKEN_MAX = 20_000;
+const TAKEN_MIN = 20_000;
 
 export type ManagerOptions = {
   nodeId: NodeId;
@@ -521,7 +522,7 @@ export async function startManagerOver(
    * What was given to consensus, and for which term. A proposal whose answer was lost comes again, and must
    * not be appended beside itself: a barrier of the same term does not tell what became of it.
    */
-  const taken = new Map<string, { term: number; work: Promise<RaftIndex> }>();
+  const taken = createRecent<{ term: number; work: Promise<RaftIndex> }>(TAKEN_MIN);
   const proposeAsLeader = (data: Uint8Array, term = status.term): Promise<RaftIndex> => {
     const id = proposalIdOf(data);
     const known = taken.get(id);
@@ -529,10 +530,7 @@ export async function startManagerOver(
     const work = proposeOnce(data, term);
     // One that was long under way: consensus refuses it, and what is known of a later term stays.
     if (known && known.term > term) return work;
-    taken.delete(id);
     taken.set(id, { term, work });
-    const [oldest] = taken.keys();
-    if (taken.size > TAKEN_MAX && oldest !== undefined) taken.delete(oldest);
     work.catch((error: unknown) => {
       // It was not appended; whoever waits for it is told so.
       const isUntaken =
