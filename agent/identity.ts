@@ -3,19 +3,11 @@
  * or joined and removed first when it is left, so its presence is the commit point: a crash before
  * it leaves a node that is in no cluster, whatever other files exist.
  */
-import {
-  closeSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { ClusterError } from "../core/errors.ts";
 import type { Proposal } from "../core/store/action.ts";
+import { readText, syncDirectory, writeAtomically } from "../net/pki/atomic-file.ts";
 import type { ManagerAddress } from "../net/rpc/methods.ts";
 
 const FORMAT_VERSION = 1;
@@ -45,13 +37,8 @@ export type NodeIdentity = {
 
 /** @throws {ClusterError} internal when the file is damaged or of a newer format. */
 export function loadIdentity(dataDir: string): NodeIdentity | undefined {
-  let text: string;
-  try {
-    text = readFileSync(join(dataDir, "node.json"), "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw error;
-  }
+  const text = readText(join(dataDir, "node.json"));
+  if (text === undefined) return undefined;
   const damaged = (cause?: unknown) =>
     new ClusterError(
       "internal",
@@ -78,15 +65,8 @@ export function loadIdentity(dataDir: string): NodeIdentity | undefined {
 /** Replaces node.json atomically: a crash leaves the old file or the new one, on disk. */
 export function saveIdentity(dataDir: string, identity: Omit<NodeIdentity, "formatVersion">): void {
   mkdirSync(dataDir, { recursive: true, mode: 0o700 });
-  const path = join(dataDir, "node.json");
-  const file = openSync(`${path}.tmp`, "w", 0o600);
-  try {
-    writeSync(file, JSON.stringify({ formatVersion: FORMAT_VERSION, ...identity }, null, 2));
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
-  }
-  renameSync(`${path}.tmp`, path);
+  const text = JSON.stringify({ formatVersion: FORMAT_VERSION, ...identity }, null, 2);
+  writeAtomically(join(dataDir, "node.json"), text, 0o600);
   syncDirectory(dataDir);
 }
 
@@ -96,14 +76,5 @@ export function removeIdentity(dataDir: string): void {
   syncDirectory(dataDir);
   for (const name of ["pki", "raft", "raft.rebuild", "raft.damaged", "state", "node", "mesh"]) {
     rmSync(join(dataDir, name), { recursive: true, force: true });
-  }
-}
-
-function syncDirectory(path: string): void {
-  const directory = openSync(path, "r");
-  try {
-    fsyncSync(directory);
-  } finally {
-    closeSync(directory);
   }
 }

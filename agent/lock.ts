@@ -18,13 +18,13 @@
  * secret in them is sealed by the data keys (vault.ts, cluster-secrets.ts).
  */
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
-import { mkdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { assert } from "../core/assert.ts";
 import { ClusterError } from "../core/errors.ts";
 import type { Cluster } from "../core/objects/cluster.ts";
-import { syncDirectory, writeAtomically } from "../net/pki/atomic-file.ts";
+import { readText, syncDirectory, writeAtomically } from "../net/pki/atomic-file.ts";
 import { openSealed, SEAL_KEY_BYTES, sealBytes } from "../net/pki/seal.ts";
 import { type FileSealer, pkiPaths } from "../net/pki/store.ts";
 import { unlockKeyOf } from "./cluster-secrets.ts";
@@ -217,15 +217,6 @@ function openKeys(unlockKey: Uint8Array, sealed: string): Uint8Array[] | undefin
   } catch (error) {
     if (!(error instanceof ClusterError)) throw error;
     return undefined;
-  }
-}
-
-function readText(path: string): string | undefined {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw error;
   }
 }
 

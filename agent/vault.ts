@@ -14,14 +14,14 @@
  * The file itself is sealed by the manager's lock (lock.ts). Not done: rotation (2 is all it needs here).
  */
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { z } from "zod";
 import type { AssignmentItem, AssignmentsMessage } from "../core/dispatcher/assignment.ts";
 import { ClusterError } from "../core/errors.ts";
 import type { UnixMs } from "../core/ids.ts";
 import type { SecretSpec } from "../core/objects/secret.ts";
-import { syncDirectory, writeAtomically } from "../net/pki/atomic-file.ts";
+import { readText, syncDirectory, writeAtomically } from "../net/pki/atomic-file.ts";
 import { openSealed, SEAL_KEY_BYTES, sealBytes } from "../net/pki/seal.ts";
 import { CLEAR_FILES, type FileSealer } from "../net/pki/store.ts";
 
@@ -141,13 +141,8 @@ function byAge(a: DataKey, b: DataKey): number {
 }
 
 function load(path: string, files: FileSealer): DataKey[] {
-  let text: string;
-  try {
-    text = readFileSync(path, "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-    throw error;
-  }
+  const text = readText(path);
+  if (text === undefined) return [];
   const parsed = z.preprocess(parseJson, dataKeysSchema).safeParse(files.open(FILE_CONTEXT, text));
   if (parsed.success) return parsed.data;
   throw new ClusterError(

@@ -1,5 +1,23 @@
 /** Files that are either their old or their new text, whole, after a crash at any point. Synchronous: small files. */
-import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+
+/** Undefined when there is no such file. */
+export function readText(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
+    throw error;
+  }
+}
 
 /** Replaces the file; its name is on disk only after syncDirectory(). */
 export function writeAtomically(path: string, text: string, mode: number): void {

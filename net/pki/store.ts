@@ -9,11 +9,11 @@
  * a few small files, at start and once in weeks. The key's file may be sealed (a manager's is: agent/lock.ts).
  */
 import { X509Certificate, createPrivateKey } from "node:crypto";
-import { mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { mkdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { ClusterError } from "../../core/errors.ts";
 import type { TlsIdentity } from "../rpc/peer.ts";
-import { syncDirectory, writeAtomically } from "./atomic-file.ts";
+import { readText, syncDirectory, writeAtomically } from "./atomic-file.ts";
 
 const PRIVATE_MODE = 0o600;
 const PUBLIC_MODE = 0o644;
@@ -109,14 +109,5 @@ function readKey(path: string, files: FileSealer): string | undefined {
   } catch (error) {
     if (!(error instanceof ClusterError)) throw error;
     return undefined;
-  }
-}
-
-function readText(path: string): string | undefined {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    if (error instanceof Error && "code" in error && error.code === "ENOENT") return undefined;
-    throw error;
   }
 }
