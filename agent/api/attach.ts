@@ -8,12 +8,12 @@
  */
 import { Hono } from "hono";
 import type { Context } from "hono";
-import type { StatusCode } from "hono/utils/http-status";
 import { z } from "zod";
 import { ClusterError } from "../../core/errors.ts";
 import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
 import { parseBody } from "./body.ts";
 import type { ApiContext } from "./context.ts";
+import { passOn } from "./pass-on.ts";
 
 /** From the address to the bridge in the engine: the assignment, then one engine call. */
 const BRIDGE_WAIT_MS = 15_000;
@@ -53,8 +53,9 @@ export function attachRoutes(context: ApiContext): Hono {
     const config: Record<string, Endpoint | null> = { ...body.NetworkingConfig?.EndpointsConfig };
     const ids: string[] = [];
     for (const ref of names) {
-      if (!(await isForCluster(context, ref))) continue;
-      const given = await attach(context, ref, container, config[ref] ?? {});
+      const network = await clusterRef(context, ref);
+      if (network === undefined) continue;
+      const given = await attach(context, { ref, network }, container, config[ref] ?? {});
       if (!given) continue;
       ids.push(given.id);
       delete config[ref];
@@ -76,12 +77,13 @@ export function attachRoutes(context: ApiContext): Hono {
     const text = await c.req.text();
     const body = readOrUndefined(text, connectSchema);
     const ref = c.req.param("id");
-    if (!body || BUILT_IN.has(ref) || !(await isForCluster(context, ref))) {
-      return forward(context, c, text);
-    }
+    const network = body && !BUILT_IN.has(ref) ? await clusterRef(context, ref) : undefined;
+    if (!body || network === undefined) return forward(context, c, text);
     const name = await containerName(context, body.Container);
     const given =
-      name === undefined ? undefined : await attach(context, ref, name, body.EndpointConfig ?? {});
+      name === undefined
+        ? undefined
+        : await attach(context, { ref, network }, name, body.EndpointConfig ?? {});
     if (!given) return forward(context, c, text);
     const next = { ...body, EndpointConfig: given.endpoint };
     const path = `/networks/${encodeURIComponent(given.networkName)}/connect`;
@@ -106,20 +108,23 @@ function networksOf(body: z.infer<typeof createSchema>): string[] {
   return [...names].filter((name) => !BUILT_IN.has(name) && !name.startsWith("container:"));
 }
 
-/** Not a network of this engine's own: the cluster's by its bridge here, or not known here. */
-async function isForCluster(context: ApiContext, ref: string): Promise<boolean> {
-  if (context.ports.localNode().state !== "active") return false;
+/**
+ * What the cluster knows the network by: its id, when it has a bridge here, or as it was named, when the
+ * engine does not know it. Undefined for a network of the engine's own.
+ */
+async function clusterRef(context: ApiContext, ref: string): Promise<string | undefined> {
+  if (context.ports.localNode().state !== "active") return undefined;
   const answer = await context.engine.request(`/networks/${encodeURIComponent(ref)}`);
-  if (answer.status === 404) return true;
-  if (answer.status !== 200) return false;
+  if (answer.status === 404) return ref;
+  if (answer.status !== 200) return undefined;
   const { Labels } = engineNetworkSchema.parse(await answer.json());
-  return Labels?.[NETWORK_ID_LABEL] !== undefined;
+  return Labels?.[NETWORK_ID_LABEL];
 }
 
-/** Undefined when the cluster does not know the network either. */
+/** Undefined when the cluster does not know the network either. `ref`: as the user named it. */
 async function attach(
   context: ApiContext,
-  ref: string,
+  { ref, network }: { ref: string; network: string },
   name: string,
   endpoint: Endpoint,
 ): Promise<{ id: string; networkName: string; gateway: string; endpoint: Endpoint } | undefined> {
@@ -132,7 +137,7 @@ async function attach(
   let given: Awaited<ReturnType<typeof context.ports.attach>>;
   try {
     const aliases = endpoint.Aliases ?? [];
-    given = await context.ports.attach({ network: await clusterRef(context, ref), name, aliases });
+    given = await context.ports.attach({ network, name, aliases });
   } catch (error) {
     if (error instanceof ClusterError && error.code === "not-found") return undefined;
     throw error;
@@ -140,14 +145,6 @@ async function attach(
   await waitForBridge(context, given.networkName);
   const IPAMConfig = { ...endpoint.IPAMConfig, IPv4Address: given.address };
   return { ...given, endpoint: { ...endpoint, IPAMConfig } };
-}
-
-/** The engine's id of a bridge is nothing to the cluster. */
-async function clusterRef(context: ApiContext, ref: string): Promise<string> {
-  const answer = await context.engine.request(`/networks/${encodeURIComponent(ref)}`);
-  if (answer.status !== 200) return ref;
-  const { Labels } = engineNetworkSchema.parse(await answer.json());
-  return Labels?.[NETWORK_ID_LABEL] ?? ref;
 }
 
 async function waitForBridge(context: ApiContext, name: string): Promise<void> {
@@ -194,10 +191,7 @@ async function forward(
     headers,
     timeoutMs: CREATE_TIMEOUT_MS,
   });
-  const type = answer.headers.get("content-type");
-  if (type !== null) c.header("content-type", type);
-  // Whatever the engine has said is a status.
-  return c.newResponse(answer.body, answer.status as StatusCode);
+  return passOn(c, answer);
 }
 
 /** With the client's API version, which decides what the engine reads in the body. */

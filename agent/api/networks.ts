@@ -6,7 +6,6 @@
  * Source: Docker Engine API, tag Network; moby daemon/server/router/network.
  */
 import { type Context, Hono } from "hono";
-import type { StatusCode } from "hono/utils/http-status";
 import { z } from "zod";
 import { ClusterError } from "../../core/errors.ts";
 import { newId } from "../../core/ids.ts";
@@ -25,6 +24,7 @@ import {
   planNetwork,
   refusePredefinedName,
 } from "./network-plan.ts";
+import { passOn } from "./pass-on.ts";
 import { type Json, renderNetwork } from "./render.ts";
 import { networkCreateSchema } from "./spec-schema.ts";
 
@@ -305,12 +305,4 @@ async function forward(
     ...(body === undefined ? {} : { body, headers: { "content-type": "application/json" } }),
   };
   return passOn(c, await context.engine.request(path, request));
-}
-
-/** The engine's answer as ours: status, type and body. */
-function passOn(c: Context, answer: Response): Response {
-  const type = answer.headers.get("content-type");
-  if (type !== null) c.header("content-type", type);
-  // Whatever the engine has said is a status.
-  return c.newResponse(answer.body, answer.status as StatusCode);
 }

@@ -63,6 +63,12 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
   const observer = createObserver(docker);
   const items = new Map(journal.assignments().map((item) => [item.key, item]));
   let wanted = wantedOf(items);
+  let attachedNetworkIds = attachedNetworks(items, wanted.settings?.nodeId);
+  /** After each change of the items, which are many: all endpoints of the cluster are among them. */
+  const readItems = () => {
+    wanted = wantedOf(items);
+    attachedNetworkIds = attachedNetworks(items, wanted.settings?.nodeId);
+  };
   const records = journal.records();
   const attempts = new Map<string, Attempt>();
   const busy = new Map<string, { step: EngineStep; abort: AbortController }>();
@@ -250,7 +256,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       busyTaskIds: new Set(busy.keys()),
       observed: { containers, networks: seen.networks },
       dockerNetworkName,
-      attachedNetworkIds: attachedNetworks(items, wanted.settings?.nodeId),
+      attachedNetworkIds,
       nowMs,
     };
     let plan = planTasks(input);
@@ -379,7 +385,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       if (change.isComplete) items.clear();
       for (const key of change.removed) items.delete(key);
       for (const item of change.put) items.set(item.key, item);
-      wanted = wantedOf(items);
+      readItems();
       // What a preparation waits for may have come with it: no need to wait for its next try.
       for (const attempt of attempts.values()) {
         if (attempt.step === "prepare" && !attempt.isFatal) attempt.count = 0;
@@ -409,7 +415,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
         journal.putAssignments(change);
         items.clear();
         for (const item of settings) items.set(item.key, item);
-        wanted = wantedOf(items);
+        readItems();
         networkRetryAtMs.clear();
         wake();
         const isDone = await wiped;
@@ -422,7 +428,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
         }
       }
       items.clear();
-      wanted = wantedOf(items);
+      readItems();
       records.clear();
       attempts.clear();
       pendingStatuses.clear();
