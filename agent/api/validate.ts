@@ -17,6 +17,8 @@ import {
   type UpdateConfig,
 } from "../../core/objects/service.ts";
 import type { ContainerSpec, TaskSpec } from "../../core/objects/task.ts";
+import { drainProblem } from "../../core/dispatcher/withdrawal.ts";
+import { balancingProblem } from "../../core/objects/balancing.ts";
 import { progressDeadlineProblem } from "../../core/orchestrator/progress-deadline.ts";
 import { parseConstraints } from "../../core/scheduler/constraint.ts";
 import type { ClusterView } from "../../core/store/view.ts";
@@ -317,7 +319,11 @@ function validateReferences(view: ClusterView, container: ContainerSpec): void {
 
 function validateExtensions(spec: ServiceSpec): void {
   const generic = spec.TaskTemplate.Resources?.Reservations?.GenericResources ?? [];
-  const problem = genericReservationProblem(generic) ?? progressDeadlineProblem(spec);
+  const problem =
+    genericReservationProblem(generic) ??
+    progressDeadlineProblem(spec) ??
+    drainProblem(spec.Labels) ??
+    balancingProblem(spec);
   if (problem !== undefined) refuse(problem);
 }
 

@@ -19,6 +19,12 @@ import { ClusterError } from "../../core/errors.ts";
 import type { ContainerOptions } from "../../core/objects/container-options.ts";
 import type { ServiceSpec } from "../../core/objects/service.ts";
 import type { ContainerSpec } from "../../core/objects/task.ts";
+import {
+  AFFINITY_LABEL,
+  isBalancingLabel,
+  PREFER_LABEL,
+  PUBLISH_LABEL,
+} from "../../core/objects/balancing.ts";
 import { PROGRESS_DEADLINE_LABEL } from "../../core/orchestrator/progress-deadline.ts";
 import {
   addresses,
@@ -504,7 +510,14 @@ export const REFUSED_OPTIONS: Readonly<Record<string, string>> = {
 };
 
 /** Labels of services that are not about containers: each is read, and checked, where it is of use. */
-const SERVICE_LABELS: readonly string[] = [PROGRESS_DEADLINE_LABEL, DRAIN_LABEL];
+const SERVICE_LABELS: readonly string[] = [
+  PROGRESS_DEADLINE_LABEL,
+  DRAIN_LABEL,
+  PREFER_LABEL,
+  AFFINITY_LABEL,
+  PUBLISH_LABEL,
+];
+const isServiceLabel = (label: string) => SERVICE_LABELS.includes(label) || isBalancingLabel(label);
 
 type OptionName = keyof ContainerOptions;
 // Object.entries loses the keys' type; the table has no others.
@@ -624,7 +637,7 @@ function labelled(spec: ServiceSpec): Labelled {
   for (const [place, labels] of places.entries()) {
     for (const [label, text] of Object.entries(labels ?? {})) {
       if (!label.startsWith(OPTION_LABEL_PREFIX)) continue;
-      if (place === 0 && SERVICE_LABELS.includes(label)) continue;
+      if (place === 0 && isServiceLabel(label)) continue;
       if (place === 1 && spec.Labels?.[label] !== undefined) {
         if (spec.Labels[label] === text) continue;
         refuse(`label ${label}`, "service and container have it with different values: keep one");
@@ -661,7 +674,7 @@ function optionOf(label: string, text: string): { name: OptionName; suffix: stri
   const dot = rest.indexOf(".");
   const flagName = dot < 0 ? rest : rest.slice(0, dot);
   const row = BY_LABEL.get(flagName);
-  if (SERVICE_LABELS.includes(label)) {
+  if (isServiceLabel(label)) {
     refuse(`label ${label}`, "it is of the service, not of its containers: use --label", text);
   }
   if (!row) {

@@ -4,6 +4,7 @@
  * that misses a generation opens its session again and gets a complete set.
  */
 import type { NetworkId, NodeId, ServiceId, TaskId } from "../ids.ts";
+import type { Balancing, PublishPolicy } from "../objects/balancing.ts";
 import type { Network } from "../objects/network.ts";
 import type { NodeRole } from "../objects/node.ts";
 import type { Config, Secret } from "../objects/secret.ts";
@@ -26,9 +27,18 @@ export type ServiceEntry = {
   serviceId: ServiceId;
   name: string;
   mode: "vip" | "dnsrr";
-  virtualIps: { networkId: NetworkId; address: string }[];
+  /** `address6` where the network has IPv6. */
+  virtualIps: { networkId: NetworkId; address: string; address6?: string }[];
   /** Ingress-mode ports only. */
-  ports: { protocol: "tcp" | "udp" | "sctp"; targetPort: number; publishedPort: number }[];
+  ports: {
+    protocol: "tcp" | "udp" | "sctp";
+    targetPort: number;
+    publishedPort: number;
+    /** Absent: `preserve`. */
+    publish?: PublishPolicy;
+  }[];
+  /** How new connections are spread, where not evenly over all ready tasks. */
+  balancing?: Balancing;
   /** Network aliases of the service, by network. */
   aliases: { networkId: NetworkId; names: string[] }[];
 };
@@ -44,7 +54,8 @@ export type EndpointEntry = {
   /** `<service>.<slot>.<task id>`: also the container's name. */
   name: string;
   nodeId: NodeId;
-  addresses: { networkId: NetworkId; address: string }[];
+  /** `address6` where the network has IPv6. */
+  addresses: { networkId: NetworkId; address: string; address6?: string }[];
   /** Of a user's container (core/objects/attachment.ts, whose id is `taskId`): its other names. */
   aliases?: string[];
   /** True while RUNNING (so healthy) and wanted: it gets new connections and DNS answers. */

@@ -12,6 +12,12 @@ import { unreachable } from "../assert.ts";
 import { trustedRoots } from "../ca/root-rotation.ts";
 import type { NodeId, TaskId } from "../ids.ts";
 import type { Attachment } from "../objects/attachment.ts";
+import {
+  type Balancing,
+  balancingOf,
+  type PublishPolicy,
+  publishPolicyOf,
+} from "../objects/balancing.ts";
 import type { NodeObject } from "../objects/node.ts";
 import type { Service } from "../objects/service.ts";
 import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../objects/task.ts";
@@ -202,6 +208,7 @@ function serviceItem(service: Service): AssignmentItem | undefined {
       protocol: port.Protocol,
       targetPort: port.TargetPort,
       publishedPort: port.PublishedPort,
+      ...publishPart(publishPolicyOf(spec.Labels, port)),
     });
   }
   const aliases: ServiceEntry["aliases"] = [];
@@ -219,8 +226,17 @@ function serviceItem(service: Service): AssignmentItem | undefined {
       virtualIps: endpoint.virtualIps,
       ports,
       aliases,
+      ...balancingPart(balancingOf(spec.Labels)),
     },
   };
+}
+
+function publishPart(publish: PublishPolicy): { publish?: PublishPolicy } {
+  return publish === "preserve" ? {} : { publish };
+}
+
+function balancingPart(balancing: Balancing): { balancing?: Balancing } {
+  return Object.keys(balancing).length === 0 ? {} : { balancing };
 }
 
 function endpointItem(view: ClusterView, task: Task): AssignmentItem | undefined {
@@ -228,8 +244,8 @@ function endpointItem(view: ClusterView, task: Task): AssignmentItem | undefined
   if (task.nodeId === undefined || !taskStateAtLeast(state, "assigned")) return undefined;
   if (isTaskDead(state)) return undefined;
   const addresses: EndpointEntry["addresses"] = [];
-  for (const { networkId, address } of task.networks ?? []) {
-    if (address) addresses.push({ networkId, address });
+  for (const { networkId, address, address6 } of task.networks ?? []) {
+    if (address) addresses.push({ networkId, address, ...(address6 ? { address6 } : {}) });
   }
   // On a node-local network only (host, bridge): there is nothing to route or to balance.
   if (addresses.length === 0) return undefined;
@@ -253,8 +269,8 @@ function endpointItem(view: ClusterView, task: Task): AssignmentItem | undefined
 
 /** A user's container is an endpoint that no service balances. */
 function attachmentItem(attachment: Attachment): AssignmentItem {
-  const { id, nodeId, name, aliases, networkId, address } = attachment;
-  const addresses = [{ networkId, address }];
+  const { id, nodeId, name, aliases, networkId, address, address6 } = attachment;
+  const addresses = [{ networkId, address, ...(address6 ? { address6 } : {}) }];
   return {
     key: `endpoint/${id}`,
     kind: "endpoint",

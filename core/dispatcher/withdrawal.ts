@@ -124,6 +124,14 @@ export function drainMsOf(labels: Labels | undefined): number | undefined {
   const ms = Math.round(Number(count) * (UNIT_MS.get(unit) ?? Number.NaN));
   return ms <= DRAIN_MS_MAX ? ms : undefined;
 }
+
+/** Why the label cannot be read, for the user who writes it; `undefined` when it can or is absent. */
+export function drainProblem(labels: Labels | undefined): string | undefined {
+  const text = labels?.[DRAIN_LABEL];
+  if (text === undefined || drainMsOf(labels) !== undefined) return undefined;
+  return `label ${DRAIN_LABEL}: "${text}" is no duration of at most 1h: use one such as 500ms, 10s or 2m`;
+}
+
 const UNIT_MS = new Map([
   ["ms", 1],
   ["s", 1_000],

@@ -10,6 +10,8 @@ export type Attachment = ObjectMeta & {
   networkId: NetworkId;
   /** Without prefix length. */
   address: string;
+  /** On a network with IPv6. */
+  address6?: string;
   /** The container's; other containers on the network find it by this name and by its aliases. */
   name: string;
   aliases: string[];

@@ -19,6 +19,9 @@ export type Network = ObjectMeta & {
   /** Chosen when created (proposer picks, apply refuses overlaps). Overlay networks only. */
   subnet?: string;
   gateway?: string;
+  /** The same for IPv6, on networks with `EnableIPv6`; canonical text (RFC 5952). */
+  subnet6?: string;
+  gateway6?: string;
   /** Counted from 4096; shown as vxlanid_list. Unused by the datapath, which routes by address. */
   vni?: number;
   /** Node-local predefined network (`host`, `bridge`, `none`): no addresses, no VIPs. */

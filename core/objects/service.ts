@@ -75,8 +75,8 @@ export type ServiceEndpoint = {
   mode: "vip" | "dnsrr";
   /** With PublishedPort, Protocol and PublishMode filled in. */
   ports: Required<Omit<PortConfig, "Name">>[];
-  /** One per overlay network in vip mode; address without prefix length. */
-  virtualIps: { networkId: NetworkId; address: string }[];
+  /** One per overlay network in vip mode; addresses without prefix length, IPv6 where the network has it. */
+  virtualIps: { networkId: NetworkId; address: string; address6?: string }[];
 };
 
 export type ServiceModeName = "replicated" | "global" | "replicated-job" | "global-job";

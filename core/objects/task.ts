@@ -126,6 +126,8 @@ export type TaskNetwork = {
   networkId: NetworkId;
   /** Address without prefix length; absent for node-local networks (host, bridge). */
   address?: string;
+  /** On overlay networks with IPv6. */
+  address6?: string;
   aliases: string[];
 };
 

@@ -27,7 +27,7 @@ export type MeshBackend = {
    * per table for iptables, one per object for IPVS. After a failure the next call says everything.
    * @throws {ClusterError} unavailable with the tool's words.
    */
-  apply(plan: FilterPlan): Promise<void>;
+  apply(plan: FilterPlan, plan6?: FilterPlan): Promise<void>;
   /** Compares the kernel with the last applied plan; what had to be mended, by kind. */
   mend(): Promise<Counts>;
   /** True when the kernel holds something of it, such as from a run before this one. */

@@ -72,13 +72,20 @@ function isSameList(a: string[], b: string[]): boolean {
 
 function isSameVirtualIp(a: Entry<"virtualIps">, b: Entry<"virtualIps">): boolean {
   return (
-    a.bridge === b.bridge && isSameList(a.targets, b.targets) && isSameList(a.unready, b.unready)
+    a.serviceId === b.serviceId &&
+    a.bridge === b.bridge &&
+    a.hasAffinity === b.hasAffinity &&
+    isSameList(a.targets, b.targets) &&
+    isSameList(a.unready, b.unready)
   );
 }
 
 function isSamePort(a: Entry<"ports">, b: Entry<"ports">): boolean {
   return (
+    a.serviceId === b.serviceId &&
     a.targetPort === b.targetPort &&
+    a.hasAffinity === b.hasAffinity &&
+    a.isSnat === b.isSnat &&
     isSameList(a.targets, b.targets) &&
     isSameList(a.unready, b.unready)
   );

@@ -75,12 +75,17 @@ export type FilterNetwork = {
   /** Containers reach each other on it. False for the ingress network. */
   isOpen: boolean;
 };
-/** What a back-end (nftables, iptables, IPVS) turns into its own rules. */
+export type Family = "ipv4" | "ipv6";
+/**
+ * What a back-end (nftables, iptables, IPVS) turns into its own rules; one plan a family, of the same
+ * shape: addresses, subnets and gateways are of the plan's family, all but those of `peers`.
+ */
 export type FilterPlan = {
+  family: Family;
   dataPathPort: number;
   balance: "random" | "increment";
   hasBrNetfilter: boolean;
-  /** Other nodes; `mac` is the source of what they send through the mesh. */
+  /** Other nodes; `mac` is the source of what they send through the mesh, `address` the underlay's. */
   peers: { address: string; mac: string; index: number }[];
   /** Mesh addresses of all nodes, the own one included. */
   meshAddresses: string[];
@@ -96,17 +101,25 @@ export type FilterPlan = {
   /** Published ports of local tasks, as seen behind the translation. */
   publishedTasks: { address: string; protocol: string; port: number }[];
   virtualIps: {
+    serviceId: string;
     bridge: string;
     address: string;
+    /** New connections of one client address go to one task, as long as the targets are the same. */
+    hasAffinity: boolean;
     chain: string;
     targets: string[];
     /** Tasks that get no new connection but may have old ones. */
     unready: string[];
   }[];
   ports: {
+    serviceId: string;
     protocol: "tcp" | "udp" | "sctp";
     publishedPort: number;
     targetPort: number;
+    /** As of a service address. */
+    hasAffinity: boolean;
+    /** Tasks see this node's address and not the client's. */
+    isSnat: boolean;
     targets: string[];
     unready: string[];
   }[];
@@ -121,6 +134,8 @@ export type MeshPlan = {
   rules: MeshRule[];
   sysctls: MeshSysctl[];
   filter: FilterPlan;
+  /** While the cluster has a network with IPv6. */
+  filter6?: FilterPlan;
   /** Every leg of every task as `address@nodeId`; one that goes away leaves dead flows behind. */
   legs: string[];
   /** What was left out, and why. */
@@ -253,6 +268,7 @@ export function planMesh(
     rules: planRules(peers),
     sysctls: planSysctls(present, options),
     filter: {
+      family: "ipv4",
       dataPathPort: settings.dataPathPort,
       balance: options.balance,
       hasBrNetfilter: options.hasBrNetfilter,
@@ -337,7 +353,8 @@ function recallService(
   const isSamePort = (a: PortEntry, b: PortEntry | undefined) =>
     a.protocol === b?.protocol &&
     a.publishedPort === b.publishedPort &&
-    a.targetPort === b.targetPort;
+    a.targetPort === b.targetPort &&
+    a.publish === b.publish;
   if (
     known?.service === service &&
     known.endpoints.length === endpoints.length &&
@@ -361,7 +378,14 @@ function planService(
   const { networkById, publishAddress, nodeAddress } = context;
   const parts: ServiceParts = { virtualIps: [], ports: [], publishedTasks: [], selfLoops: [] };
   const ready = mine.filter((endpoint) => endpoint.isReady);
-  const unready = mine.filter((endpoint) => !endpoint.isReady);
+  const isHere = (endpoint: EndpointEntry) => endpoint.nodeId === context.selfId;
+  const { balancing } = service;
+  const hasAffinity = balancing?.hasAffinity === true;
+  /** Those on this node before all others, where that is asked for. */
+  const nearest = (some: EndpointEntry[]) => {
+    const here = balancing?.isLocalFirst ? some.filter(isHere) : [];
+    return here.length > 0 ? here : some;
+  };
   for (const virtualIp of service.mode === "vip" ? service.virtualIps : []) {
     const network = networkById.get(virtualIp.networkId);
     const bridge = context.bridges.get(virtualIp.networkId);
@@ -374,19 +398,31 @@ function planService(
             .map((leg) => leg.address),
         ),
       );
+    const targets = legsOf(nearest(ready));
     parts.virtualIps.push({
+      serviceId: service.serviceId,
       bridge,
       address: virtualIp.address,
+      hasAffinity,
       chain: `vip_${chainNamePart(service.serviceId)}_${bridge}`,
-      targets: legsOf(ready),
-      unready: legsOf(unready),
+      targets,
+      // What is ready elsewhere keeps the connections that it has, as a task that drains does.
+      unready: without(legsOf(mine), targets),
     });
   }
   const addressesOf = (some: EndpointEntry[]) =>
     unique(some.flatMap((endpoint) => publishAddress.get(endpoint.taskId) ?? []));
-  for (const port of published) {
-    parts.ports.push({ ...port, targets: addressesOf(ready), unready: addressesOf(unready) });
-    for (const address of addressesOf(mine.filter((task) => task.nodeId === context.selfId))) {
+  for (const { publish, ...port } of published) {
+    const targets = addressesOf(publish === "local" ? ready.filter(isHere) : nearest(ready));
+    parts.ports.push({
+      serviceId: service.serviceId,
+      ...port,
+      hasAffinity,
+      isSnat: publish === "snat",
+      targets,
+      unready: without(addressesOf(mine), targets),
+    });
+    for (const address of addressesOf(mine.filter(isHere))) {
       parts.publishedTasks.push({ address, protocol: port.protocol, port: port.targetPort });
     }
   }
@@ -490,7 +526,7 @@ function isPort(port: number): boolean {
   return Number.isInteger(port) && port >= 1 && port <= 65_535;
 }
 
-type PortEntry = Omit<FilterPlan["ports"][number], "targets" | "unready">;
+type PortEntry = ServiceEntry["ports"][number];
 
 /** Published ports by service; a port that two services claim stays with the first by id. */
 function choosePorts(services: ServiceEntry[], draft: Draft): Map<string, PortEntry[]> {
@@ -498,7 +534,8 @@ function choosePorts(services: ServiceEntry[], draft: Draft): Map<string, PortEn
   const chosen = new Map<string, PortEntry[]>();
   for (const service of services) {
     const ports = [];
-    for (const { protocol, publishedPort, targetPort } of service.ports) {
+    for (const port of service.ports) {
+      const { protocol, publishedPort, targetPort } = port;
       const key = `${publishedPort}/${protocol}`;
       // Text of a table is one transaction: nothing in it may be what nft does not know.
       if (!PROTOCOLS.has(protocol) || !isPort(publishedPort) || !isPort(targetPort)) {
@@ -510,7 +547,7 @@ function choosePorts(services: ServiceEntry[], draft: Draft): Map<string, PortEn
         continue;
       }
       taken.add(key);
-      ports.push({ protocol, publishedPort, targetPort });
+      ports.push(port);
     }
     chosen.set(service.serviceId, ports);
   }
@@ -634,6 +671,11 @@ function groupByService(endpoints: EndpointEntry[]): Map<string, EndpointEntry[]
     else groups.set(endpoint.serviceId, [endpoint]);
   }
   return groups;
+}
+
+function without(addresses: string[], others: string[]): string[] {
+  const left = new Set(others);
+  return addresses.filter((address) => !left.has(address));
 }
 
 function unique(addresses: string[]): string[] {

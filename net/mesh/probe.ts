@@ -112,6 +112,7 @@ async function probeBrNetfilter(run: RunCommand): Promise<boolean> {
 /** One of everything that a real plan can hold. */
 function sampleFilter(hasBrNetfilter: boolean): FilterPlan {
   return {
+    family: "ipv4",
     dataPathPort: 4789,
     balance: "random",
     hasBrNetfilter,
@@ -125,15 +126,19 @@ function sampleFilter(hasBrNetfilter: boolean): FilterPlan {
     publishedTasks: [{ address: "198.51.100.3", protocol: "sctp", port: 80 }],
     virtualIps: [
       {
+        serviceId: "probe",
         bridge: "sh00000000",
         address: "198.51.100.2",
+        hasAffinity: false,
         chain: "vip_probe_sh00000000",
         targets: ["198.51.100.3", "198.51.100.4"],
         unready: [],
       },
       {
+        serviceId: "probe2",
         bridge: "sh00000000",
         address: "198.51.100.5",
+        hasAffinity: true,
         chain: "vip_probe2_sh00000000",
         targets: [],
         unready: [],
@@ -141,9 +146,12 @@ function sampleFilter(hasBrNetfilter: boolean): FilterPlan {
     ],
     ports: [
       {
+        serviceId: "probe",
         protocol: "tcp",
         publishedPort: 80,
         targetPort: 80,
+        hasAffinity: true,
+        isSnat: true,
         targets: ["198.51.100.3", "198.51.100.4"],
         unready: [],
       },

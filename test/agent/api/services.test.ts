@@ -402,11 +402,18 @@ describe("POST /services/{id}/update", () => {
     expect(auth(id)).toBe("first");
   });
 
-  test("refuses a progress deadline and generic resources that cannot be read", async () => {
-    const label = { "shoal.update.progress-deadline": "soon" };
-    expect((await create({ Labels: label })).body).toEqual({
-      message: expect.stringContaining('"soon" is no duration'),
-    });
+  test("refuses labels and generic resources that cannot be read", async () => {
+    const labels = [
+      [{ "shoal.update.progress-deadline": "soon" }, '"soon" is no duration'],
+      [{ "shoal.drain": "2h" }, '"2h" is no duration of at most 1h'],
+      [{ "shoal.publish.8080": "dsr" }, '"dsr" is no policy'],
+      [{ "shoal.publishes": "local" }, "did you mean shoal.publish?"],
+    ] as const;
+    for (const [label, why] of labels) {
+      expect((await create({ Labels: label })).body).toEqual({
+        message: expect.stringContaining(why),
+      });
+    }
     const GenericResources = [{ NamedResourceSpec: { Kind: "gpu", Value: "a" } }];
     const template = { Resources: { Reservations: { GenericResources } } };
     expect(await create({ template })).toMatchObject({

@@ -61,6 +61,8 @@ describe("IPVS services", () => {
   test("a task that is not ready stays with weight 0, so that its connections go on", () => {
     const plan = randomPlan(1, 0);
     const virtualIp = {
+      serviceId: "service-web",
+      hasAffinity: false,
       bridge: "sh00000000",
       address: "10.101.0.2",
       chain: "x",

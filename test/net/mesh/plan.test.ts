@@ -18,6 +18,7 @@ import {
   labTable,
   networkId,
   NODE_ID,
+  taskId,
   UNDERLAY,
 } from "./lab-state.ts";
 import { randomTable } from "./random-plan.ts";
@@ -74,6 +75,47 @@ describe("planMesh", () => {
       protocol: "tcp",
       port: 80,
     });
+  });
+
+  test("a service that prefers tasks here is balanced over them, elsewhere over all", () => {
+    const webOf = (self: number, isReadyHere = true) => {
+      const table = labTable(self);
+      for (const [key, service] of table.services) {
+        if (service.name === "web")
+          table.services.set(key, { ...service, balancing: { isLocalFirst: true } });
+      }
+      for (const [key, endpoint] of table.endpoints) {
+        if (endpoint.taskId === taskId(`web${self}`))
+          table.endpoints.set(key, { ...endpoint, isReady: isReadyHere });
+      }
+      const { virtualIps, ports } = planOf(table).filter;
+      const faces = [
+        virtualIps.find((vip) => vip.address === "10.101.0.2"),
+        ports.find((port) => port.publishedPort === 8080),
+      ];
+      return faces.map((face) => face && { targets: face.targets, unready: face.unready });
+    };
+    const [one, two, three] = ["10.101.0.21", "10.101.0.22", "10.101.0.23"];
+    const local = { targets: [one], unready: [two, three] };
+    expect(webOf(1)).toEqual([local, local]);
+    const others = { targets: [two, three], unready: [one] };
+    expect(webOf(1, false)).toEqual([others, others]);
+  });
+
+  test("a port with policy local has this node's tasks only, one with snat is marked so", () => {
+    const portsOf = (self: number) => {
+      const table = labTable(self);
+      for (const [key, service] of table.services) {
+        const publish = service.name === "far" ? "local" : "snat";
+        const ports = service.ports.map((port) => ({ ...port, publish }) as const);
+        table.services.set(key, { ...service, ports });
+      }
+      return planOf(table).filter.ports;
+    };
+    const far = (self: number) => portsOf(self).find((port) => port.publishedPort === 8081);
+    expect(far(3)).toMatchObject({ targets: ["10.101.0.33"], isSnat: false });
+    expect(far(1)).toMatchObject({ targets: [], unready: ["10.101.0.33"] });
+    expect(portsOf(1).find((port) => port.publishedPort === 8080)).toMatchObject({ isSnat: true });
   });
 
   test("a published task is routed everywhere, another one only where its network is", () => {
