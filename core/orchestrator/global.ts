@@ -57,7 +57,7 @@ function planService(draft: PlanDraft, service: Service): void {
     if (slot.tasks.length === 0) createTask(draft, { service, slot });
     else if (planSlotRestart(draft, service, slot)) touched.add(slot.key);
   }
-  planUpdate(draft, service, open, touched);
+  planUpdate(draft, service, open, { touched });
   for (const slot of open) releaseHeldTasks(draft, slot);
 }
 

@@ -10,6 +10,7 @@
 import { replicasOf, type Service } from "../objects/service.ts";
 import type { Task } from "../objects/task.ts";
 import type { Planner } from "../plan.ts";
+import { planMoves } from "./drain.ts";
 import { closeDraft, openDraft, type PlanDraft, updateTask } from "./plan-draft.ts";
 import { planSlotRestart } from "./restart.ts";
 import { createTask, isWanted, releaseHeldTasks, type Slot, slotsOf } from "./slot.ts";
@@ -37,8 +38,9 @@ function planService(draft: PlanDraft, service: Service, replicas: number): void
     kept.sort((a, b) => a.number - b.number);
   }
   const touched = new Set<string>();
-  for (const slot of kept) if (planSlotRestart(draft, service, slot)) touched.add(slot.key);
-  planUpdate(draft, service, kept, touched);
+  const moves = planMoves(draft, service, kept);
+  for (const slot of kept) if (planSlotRestart(draft, service, slot, moves)) touched.add(slot.key);
+  planUpdate(draft, service, kept, { touched, moves });
   for (const slot of kept) releaseHeldTasks(draft, slot);
   fill(draft, service, slots, replicas);
 }

@@ -14,6 +14,7 @@ import { NS_PER_MS } from "../objects/object-meta.ts";
 import type { Service } from "../objects/service.ts";
 import { isTaskDead, type RestartPolicy, type Task } from "../objects/task.ts";
 import type { ClusterView } from "../store/view.ts";
+import type { Moves } from "./drain.ts";
 import { type PlanDraft, updateTask, wakeAt } from "./plan-draft.ts";
 import { createTask, isWanted, type Slot, wantedIn } from "./slot.ts";
 import { isTaskDirty } from "./task-dirty.ts";
@@ -83,14 +84,22 @@ function startAfterMs(draft: PlanDraft, service: Service, task: Task): UnixMs {
 }
 
 /**
- * Replaces what is lost in one occupied slot. True when a task was made. A slot in which nothing is
+ * Replaces what is lost in one occupied slot; `moves`: of tasks on drained nodes, which else are lost
+ * as those on dead ones are. True when a task was made. A slot in which nothing is
  * wanted any more and the policy forbids a successor stays as it is (`isStopped`), for an update to
  * revive.
  */
-export function planSlotRestart(draft: PlanDraft, service: Service, slot: Slot): boolean {
+export function planSlotRestart(
+  draft: PlanDraft,
+  service: Service,
+  slot: Slot,
+  moves?: Moves,
+): boolean {
   const { view, nowMs } = draft;
   const wanted = slot.tasks.filter(isWanted);
+  const isFollowed = (task: Task) => moves?.followed.has(task.id) ?? false;
   const lost = wanted.filter((task) => {
+    if (moves?.staying.has(task.id)) return false;
     const loss = lossOf(view, task);
     // A held task is prepared at once and may be rejected at once (no such image). To replace it
     // before its time would go round without any delay.
@@ -100,13 +109,12 @@ export function planSlotRestart(draft: PlanDraft, service: Service, slot: Slot):
   });
   const kept = wanted.filter((task) => !lost.includes(task));
   for (const task of lost) updateTask(draft, task, { desiredState: "shutdown" });
-
   // What was wanted is the newest, whatever the clocks of the leaders that made the others said.
-  const last = (wanted.length > 0 ? lost : slot.tasks).at(-1);
+  const last = (wanted.length > 0 ? lost : slot.tasks).at(-1) ?? kept.findLast(isFollowed);
   if (last === undefined) return false;
   // A start-first update's newcomer that failed is tried again beside the old task.
   const isNeeded =
-    kept.length === 0 ||
+    kept.every(isFollowed) ||
     (!isTaskDirty(view, service, last) && kept.every((task) => isTaskDirty(view, service, task)));
   const policy = service.spec.TaskTemplate.RestartPolicy;
   if (!isNeeded || !mayRestart(policy, last, slot.tasks)) return false;

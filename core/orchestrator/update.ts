@@ -24,6 +24,7 @@ import type { UnixMs } from "../ids.ts";
 import { NS_PER_MS } from "../objects/object-meta.ts";
 import type { Service, UpdateConfig, UpdateState } from "../objects/service.ts";
 import { type Task, taskStateAtLeast } from "../objects/task.ts";
+import type { Moves } from "./drain.ts";
 import { type PlanDraft, updateService, updateTask, wakeAt } from "./plan-draft.ts";
 import { progressDeadlineMs, showDuration } from "./progress-deadline.ts";
 import { diedByItself, isStopped } from "./restart.ts";
@@ -51,15 +52,15 @@ type Progress = {
 /**
  * Plans the next step of the service's update. `slots`: the occupied ones that are to stay.
  * `touched`: keys of slots in which this plan has made a task already; those of slots started here
- * are added.
+ * are added. `moves`: slots that leave drained nodes meanwhile; they count as in work.
  */
 export function planUpdate(
   draft: PlanDraft,
   service: Service,
   slots: readonly Slot[],
-  touched: Set<string>,
+  { touched, moves }: { touched: Set<string>; moves?: Moves },
 ): void {
-  const progress = slots.map((slot) => classify(draft, service, slot));
+  const progress = slots.map((slot) => classify(draft, service, slot, moves));
   const config = settingsOf(service);
   for (const item of progress) {
     endDuplicates(draft, item, config.order);
@@ -78,7 +79,10 @@ export function planUpdate(
     if (planCompletion(draft, service, progress, config)) return;
     if (planDeadline(draft, service, progress, config)) return;
   }
-  const busyCount = progress.filter((item) => isInWork(draft, item, config, touched)).length;
+  const isBusy = (item: Progress) =>
+    isInWork(draft, item, config, touched) ||
+    (!item.isWaiting && moves?.moving.has(item.slot.key) === true);
+  const busyCount = progress.filter(isBusy).length;
   const limit = config.parallelism === 0 ? waiting.length : config.parallelism - busyCount;
   for (const item of inStartOrder(waiting).slice(0, Math.max(0, limit))) {
     startSlot(draft, service, item, config.order);
@@ -110,11 +114,14 @@ function settingsOf(service: Service): Settings {
   };
 }
 
-function classify(draft: PlanDraft, service: Service, slot: Slot): Progress {
+function classify(draft: PlanDraft, service: Service, slot: Slot, moves?: Moves): Progress {
   const isDirty = (task: Task) => isTaskDirty(draft.view, service, task);
   const wanted = wantedIn(draft, slot);
   const dirty = wanted.filter(isDirty);
-  const clean = wanted.filter((task) => !dirty.includes(task));
+  const others = wanted.filter((task) => !dirty.includes(task));
+  // Beside its successor a task that leaves a drained node is no duplicate; alone it is the slot's.
+  const successors = others.filter((task) => !moves?.staying.has(task.id));
+  const clean = successors.length > 0 ? successors : others;
   const current = slot.tasks.filter((task) => task.specVersion === service.specVersion);
   const attempts = current.filter((task) => taskStateAtLeast(task.status.state, "running"));
   const last = slot.tasks.at(-1);

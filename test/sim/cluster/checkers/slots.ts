@@ -2,7 +2,7 @@
  * What holds of the tasks of a slot (a number, or a node for global services) when one is let run:
  *
  * 1. No other task of the slot is wanted running where it may run; with start-first updates, none of the
- *    same spec.
+ *    same spec but on a node that was drained.
  * 2. The one before has stopped, its node was lost since, or it had 60 s to stop; except beside the old
  *    one in a start-first update.
  * 3. After a task died by itself, its successor of the same spec has waited for the restart delay.
@@ -63,10 +63,12 @@ export function slotRules(options: {
     const isStartFirst = task.serviceLabels[START_FIRST_LABEL] !== undefined;
     const mayRun = (other: Task) => !isDead(other) && !isNodeDown(history, other.nodeId);
     const wanted = others.filter((other) => other.desiredState === "running" && mayRun(other));
-    // Updates that follow each other closely may leave several beside it, but of other specs.
-    const rivals = isStartFirst
-      ? wanted.filter((other) => other.specVersion === task.specVersion)
-      : wanted;
+    // Updates that follow each other closely may leave several beside it, but of other specs; of the
+    // same spec only one whose node was drained, or is again active.
+    const mayStay = (other: Task) =>
+      other.specVersion !== task.specVersion ||
+      wasLostSince(other.nodeId, facts.get(other.id)?.placedAtIndex ?? 0);
+    const rivals = isStartFirst ? wanted.filter((other) => !mayStay(other)) : wanted;
     if (rivals.length > 0) {
       report("slots", `${where} although ${rivals.map(({ id }) => id).join(", ")} is wanted too`);
     }
