@@ -191,6 +191,12 @@ const placementSchema = struct({
   Platforms: z.array(struct({ Architecture: text, OS: text })).exactOptional(),
 });
 
+const logDriverSchema = z.object({
+  Name: z.string().default(""),
+  Options: textMap.exactOptional(),
+});
+const taskDefaultsSchema = z.object({ LogDriver: logDriverSchema.exactOptional() });
+
 const taskSpecSchema = z.object({
   ContainerSpec: containerSpecSchema.exactOptional(),
   PluginSpec: record.exactOptional(),
@@ -199,9 +205,7 @@ const taskSpecSchema = z.object({
   RestartPolicy: restartPolicySchema.exactOptional(),
   Placement: placementSchema.exactOptional(),
   Networks: z.array(attachmentSchema).exactOptional(),
-  LogDriver: z
-    .object({ Name: z.string().default(""), Options: textMap.exactOptional() })
-    .exactOptional(),
+  LogDriver: logDriverSchema.exactOptional(),
   ForceUpdate: z.int().nonnegative().default(0),
   Runtime: text,
 });
@@ -342,7 +346,7 @@ export const clusterSpecSchema = z.object({
       SigningCAKey: text,
     })
     .exactOptional(),
-  TaskDefaults: record.default({}),
+  TaskDefaults: taskDefaultsSchema.default({}),
   EncryptionConfig: z
     .object({ AutoLockManagers: z.boolean().default(false) })
     .default({ AutoLockManagers: false }),
@@ -382,7 +386,7 @@ export const initSchema = z.object({
           SigningCAKey: text,
         })
         .exactOptional(),
-      TaskDefaults: record.exactOptional(),
+      TaskDefaults: taskDefaultsSchema.exactOptional(),
       EncryptionConfig: z.object({ AutoLockManagers: flag }).exactOptional(),
     })
     .exactOptional(),

@@ -21,7 +21,13 @@ import type { NodeSettings } from "../../core/dispatcher/assignment.ts";
 import { resourceEnvironment } from "../../core/objects/generic-resource.ts";
 import type { Network } from "../../core/objects/network.ts";
 import type { Config, Secret } from "../../core/objects/secret.ts";
-import { type ContainerSpec, type Task, taskName, type TaskSpec } from "../../core/objects/task.ts";
+import {
+  type ContainerSpec,
+  logDriverOf,
+  type Task,
+  taskName,
+  type TaskSpec,
+} from "../../core/objects/task.ts";
 import { applyContainerOptions, requireEngine } from "./container-options.ts";
 import { expandTemplate, taskTemplateContext, type TemplateContext } from "./template.ts";
 
@@ -135,6 +141,7 @@ export function containerPlan(input: ContainerInput): ContainerPlan {
   const name = taskName(task);
   const context = taskTemplateContext(task, { ...settings, ...input.platform });
   const legs = overlayLegs(input);
+  const logDriver = logDriverOf(task);
   const dns = dnsSettings(input, legs);
   const files = [...taskFiles(input, context), ...dns.files];
   const { binds, mounts } = splitMounts(
@@ -199,8 +206,8 @@ export function containerPlan(input: ContainerInput): ContainerPlan {
         ...swapLimits(task.spec.Resources),
         NanoCpus: task.spec.Resources?.Limits?.NanoCPUs,
         PidsLimit: task.spec.Resources?.Limits?.Pids || undefined,
-        LogConfig: task.spec.LogDriver
-          ? { Type: task.spec.LogDriver.Name, Config: task.spec.LogDriver.Options ?? {} }
+        LogConfig: logDriver
+          ? { Type: logDriver.Name, Config: logDriver.Options ?? {} }
           : undefined,
       }),
     },

@@ -1,4 +1,5 @@
 import type { Labels, Nanoseconds, ObjectMeta } from "./object-meta.ts";
+import type { LogDriver } from "./task.ts";
 
 /** SwarmSpec in the Docker API's shape. Source: Docker Engine API, definition SwarmSpec. */
 export type ClusterSpec = {
@@ -14,7 +15,8 @@ export type ClusterSpec = {
   };
   Dispatcher: { HeartbeatPeriod: Nanoseconds };
   CAConfig: { NodeCertExpiry: Nanoseconds; ForceRotate?: number; ExternalCAs?: unknown[] };
-  TaskDefaults: Record<string, unknown>;
+  /** For tasks made from then on. */
+  TaskDefaults: { LogDriver?: LogDriver };
   EncryptionConfig: { AutoLockManagers: boolean };
 };
 

@@ -77,10 +77,17 @@ export type TaskSpec = {
   };
   /** `Target` is a network id (the API border resolves names). */
   Networks?: { Target: string; Aliases?: string[]; DriverOpts?: Record<string, string> }[];
-  LogDriver?: { Name: string; Options?: Record<string, string> };
+  LogDriver?: LogDriver;
   ForceUpdate?: number;
   Runtime?: string;
 };
+
+export type LogDriver = { Name: string; Options?: Record<string, string> };
+
+/** How the task's container logs: as its service says, or else the cluster; else the engine decides. */
+export function logDriverOf(task: Pick<Task, "spec" | "logDriver">): LogDriver | undefined {
+  return task.spec.LogDriver ?? task.logDriver;
+}
 
 /** Order of the states; a status only moves forward. Source: SwarmKit api/types.proto TaskState. */
 export const TASK_STATE_ORDER = {
@@ -154,6 +161,8 @@ export type Task = ObjectMeta & {
   ports?: { Protocol: string; TargetPort: number; PublishedPort: number; PublishMode: string }[];
   /** Restart delay: the orchestrator sets desiredState to `running` from this time on. */
   startAfterMs?: UnixMs;
+  /** The cluster's default at the time, where the service names none. Source: SwarmKit, NewTask. */
+  logDriver?: LogDriver;
   /** Jobs only: which run of the job it belongs to. Source: SwarmKit, JobIteration. */
   jobIteration?: number;
   /** What of its node's generic resources it is given; written by the scheduler with the node. */

@@ -110,6 +110,8 @@ export function createTask(
     (task) => !beside.includes(task) && mayStillRun(view, task),
   );
   const recentFailures = failuresIn(slot, service, nowMs);
+  const logDriver = view.cluster()?.spec.TaskDefaults.LogDriver;
+  const isLogOfCluster = logDriver !== undefined && !service.spec.TaskTemplate.LogDriver;
   const job = service.jobStatus ? { jobIteration: service.jobStatus.iteration } : {};
   draft.actions.push({
     type: "create",
@@ -124,6 +126,7 @@ export function createTask(
       spec: service.spec.TaskTemplate,
       specVersion: service.specVersion,
       ...job,
+      ...(isLogOfCluster ? { logDriver } : {}),
       ...(recentFailures.length > 0 ? { recentFailures } : {}),
       desiredState: isDelayed || isBlocked ? "ready" : runningState(job),
       status: { state: "new", atMs: nowMs, message: "created" },

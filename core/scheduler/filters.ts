@@ -4,7 +4,7 @@
  */
 import type { ServiceId } from "../ids.ts";
 import type { NodeObject } from "../objects/node.ts";
-import type { Task } from "../objects/task.ts";
+import { logDriverOf, type Task } from "../objects/task.ts";
 import type { ClusterView } from "../store/view.ts";
 import { architectureOf, type Constraint, readConstraints, satisfiesAll } from "./constraint.ts";
 import { type Amounts, hostPortsOf, type NodeInfo, reservationsOf } from "./node-info.ts";
@@ -145,7 +145,7 @@ function pluginsOf(task: Task, view: Pick<ClusterView, "network">): Wish["plugin
     if (!network || network.predefined || network.spec.Driver === "overlay") continue;
     plugins.push({ type: "Network", name: network.spec.Driver });
   }
-  const log = task.spec.LogDriver?.Name ?? "";
+  const log = logDriverOf(task)?.Name ?? "";
   if (log !== "" && log !== "none") plugins.push({ type: "Log", name: log });
   for (const mount of task.spec.ContainerSpec.Mounts ?? []) {
     // The mount is stored as the Docker API has it; only this path of it matters here.

@@ -177,7 +177,7 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
     shoal: /^(10|1)$/,
   },
   {
-    reason: "TaskDefaults are kept; stock's converter drops them",
+    reason: "TaskDefaults are kept and used; stock's converter drops them",
     where: /Spec\.TaskDefaults\.LogDriver$/,
     stock: /^\(absent\)$/,
     shoal: /^\{"Name":"json-file"\}$/,

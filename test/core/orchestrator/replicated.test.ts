@@ -1,9 +1,12 @@
 import { describe, expect, test } from "bun:test";
 import { planReplicated } from "../../../core/orchestrator/replicated.ts";
+import { defaultClusterSpec } from "../../../core/objects/cluster.ts";
+import { logDriverOf } from "../../../core/objects/task.ts";
 import { PLANNERS } from "../../../core/planners.ts";
 import { seededRandom } from "../../../core/random.ts";
 import type { ClusterView } from "../../../core/store/view.ts";
 import {
+  aCluster,
   aNode,
   anAgent,
   aService,
@@ -43,6 +46,19 @@ describe("planReplicated()", () => {
     runToQuiet(cluster, { planners });
     expect(countByNode(cluster.view, "web")).toEqual({ n1: 1, n2: 1, n3: 1 });
     expect(slotsOfRunning(cluster.view, "web")).toEqual([1, 2, 3]);
+  });
+
+  test("tells new tasks the cluster's log driver where their service names none", () => {
+    const services = [aService("web", { replicas: 1 }), aService("own", { replicas: 1 })];
+    const own = { Name: "journald" };
+    Object.assign(services[1]?.spec.TaskTemplate ?? {}, { LogDriver: own });
+    const log = { Name: "json-file", Options: { "max-size": "1m" } };
+    const spec = { ...defaultClusterSpec(), TaskDefaults: { LogDriver: log } };
+    const cluster = aState({ cluster: aCluster({ spec }), nodes: threeNodes(), services });
+    runToQuiet(cluster, { planners });
+    const logOf = (service: string) =>
+      cluster.view.tasksByService(service).map((task) => logDriverOf(task));
+    expect([logOf("web"), logOf("own")]).toEqual([[log], [own]]);
   });
 
   test("scales 3 to 10 to 2 to 0 and leaves nothing over", () => {
