@@ -17,8 +17,11 @@ import type { Labels } from "../objects/object-meta.ts";
 import type { Task } from "../objects/task.ts";
 import type { ClusterView } from "../store/view.ts";
 
-/** A node that does not answer for so long is not waited for. Usual are 50 to 150 ms. */
-export const ACK_WAIT_MS = 2_000;
+/**
+ * A node that does not answer for so long is not waited for. Usual are 50 to 150 ms, seconds on a host
+ * that is overloaded; a dead node's session ends before (4 s by default).
+ */
+export const ACK_WAIT_MS = 5_000;
 /**
  * From the last acknowledgement to the stop, for connections that are just being opened or answered.
  * Longer by a label of the service.

@@ -6,7 +6,7 @@
 import { TASK_ID_LABEL } from "../../../../agent/reconciler/container-spec.ts";
 import type { NodeObject } from "../../../../core/objects/node.ts";
 import type { Service } from "../../../../core/objects/service.ts";
-import type { TaskSpec } from "../../../../core/objects/task.ts";
+import type { Task, TaskSpec } from "../../../../core/objects/task.ts";
 import type { History } from "../history.ts";
 import type { SimHost } from "../host.ts";
 import { assignmentDifferences } from "./assignments.ts";
@@ -60,7 +60,7 @@ function containerDifferences(history: History, members: readonly SimHost[]): st
         differences.push(`${container.name} runs on ${host.name} for no service`);
         continue;
       }
-      if (!isAllowed(task.spec, node)) {
+      if (!isAllowed(task.spec, node) && !mayStay(task, node, nodes)) {
         differences.push(`${container.name} runs on ${host.name}, which may not have it`);
       }
       if (isDead(task) || task.desiredState !== "running") {
@@ -120,6 +120,13 @@ function placelessCount(history: History, service: Service, nodes: readonly Node
       task.desiredState === "running" &&
       !nodes.some((node) => isAllowed(task.spec, node)),
   ).length;
+}
+
+/** A start-first service's task goes on where it was drained while no other node may have it. */
+function mayStay(task: Task, node: NodeObject, nodes: readonly NodeObject[]): boolean {
+  const isStartFirst = task.serviceLabels[START_FIRST_LABEL] !== undefined;
+  const isDrained = node.spec.Availability === "drain";
+  return isStartFirst && isDrained && !nodes.some((other) => isAllowed(task.spec, other));
 }
 
 /** The simulator's constraints are of two forms: a node label, or the role. */
