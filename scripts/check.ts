@@ -1,7 +1,8 @@
 /**
  * The gate: `bun scripts/check.ts [--quick]`. Formatting, lint, types, the compiled agent, the tests
- * (the simulator's fixed seeds among them), then the lab tests one file after the other. All stages
- * run, whatever fails before; the last line is `N passed, N failed, N skipped`.
+ * (the simulator's fixed seeds among them), then the lab tests, two files at a time: they wait more
+ * than they compute. All stages run, whatever fails before; the last line is
+ * `N passed, N failed, N skipped`.
  *
  *   --quick    leaves out the compiled agent and the lab tests (they count as skipped)
  *
@@ -9,7 +10,15 @@
  * without naming a failed test (an error between tests, a crash).
  */
 import { Glob } from "bun";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { parseArgs } from "node:util";
@@ -21,11 +30,16 @@ const BIN = join(ROOT, "node_modules/.bin");
 /** Runs the tools too, so that the machine's own Node.js, if any, need not be of the right age. */
 const BUN = join(BIN, "bun");
 
+/** Of a test that names none: a bound, not an expectation. */
+const TEST_TIMEOUT_MS = 20_000;
 /** Bounds, so that a hung test ends the run while CI (90 minutes) still shows what hung. */
 const STAGE_TIMEOUT_MS = 10 * 60_000;
 const TESTS_TIMEOUT_MS = 30 * 60_000;
 const LAB_FILE_TIMEOUT_MS = 12 * 60_000;
 const LAB_TIMEOUT_MS = 45 * 60_000;
+const LAB_FILES_AT_ONCE = 2;
+/** Begun first, so that none of them runs alone at the end. */
+const LONG_LAB_FILES = ["differential", "mesh-ipvs", "faults", "recovery", "jobs", "security"];
 
 type Tally = { passed: number; failures: string[]; skips: string[] };
 
@@ -34,32 +48,36 @@ const workDir = mkdtempSync(join(tmpdir(), "shoal-check-"));
 const tally: Tally = { passed: 0, failures: [], skips: [] };
 const durations: string[] = [];
 
-async function stage(title: string, body: () => Promise<void>): Promise<void> {
-  console.log(`\n── ${title}`);
+/** `body` gives what failed. */
+async function stage(title: string, body: () => Promise<string[]>): Promise<void> {
+  console.log(`\n── ${title} begins`);
   const startedMs = performance.now();
-  const failuresBefore = tally.failures.length;
+  const failures: string[] = [];
   try {
-    await body();
+    failures.push(...(await body()));
   } catch (error) {
-    tally.failures.push(`${title}: ${error instanceof Error ? error.message : String(error)}`);
+    failures.push(`${title}: ${error instanceof Error ? error.message : String(error)}`);
   }
   const seconds = ((performance.now() - startedMs) / 1000).toFixed(1);
-  const isGood = tally.failures.length === failuresBefore;
+  tally.failures.push(...failures);
+  const isGood = failures.length === 0;
   durations.push(`${isGood ? "ok    " : "FAILED"} ${seconds.padStart(7)} s   ${title}`);
   console.log(durations.at(-1));
 }
 
-/** Output goes to ours. */
+/** Its output comes out as a whole at its end: that of what runs beside it would be mixed in. */
 async function spawn(
   command: string[],
   options: { timeoutMs: number; env?: Record<string, string> },
 ): Promise<number | "timeout"> {
+  const outputPath = join(workDir, `output-${Bun.randomUUIDv7()}`);
+  const output = openSync(outputPath, "w");
   const env: Record<string, string | undefined> = { ...process.env, ...options.env };
   delete env["BUN_OPTIONS"];
   const child = Bun.spawn(command, {
     cwd: ROOT,
     env,
-    stdio: ["ignore", "inherit", "inherit"],
+    stdio: ["ignore", output, output],
   });
   let isLate = false;
   const timer = setTimeout(() => {
@@ -68,21 +86,23 @@ async function spawn(
   }, options.timeoutMs);
   const code = await child.exited;
   clearTimeout(timer);
+  closeSync(output);
+  process.stdout.write(readFileSync(outputPath));
   return isLate ? "timeout" : code;
 }
 
 async function tool(title: string, command: string[]): Promise<void> {
   await stage(title, async () => {
     const code = await spawn(command, { timeoutMs: STAGE_TIMEOUT_MS });
-    if (code !== 0) tally.failures.push(`${title}: exit code ${code}`);
+    return code === 0 ? [] : [`${title}: exit code ${code}`];
   });
 }
 
-/** Runs the files in one process and adds their results. */
+/** Runs the files in one process, adds their results, and gives what failed. */
 async function runTests(
   files: string[],
   options: { timeoutMs: number; env?: Record<string, string> },
-): Promise<void> {
+): Promise<string[]> {
   const reportPath = join(workDir, `junit-${Bun.randomUUIDv7()}.xml`);
   const code = await spawn(
     [
@@ -90,6 +110,7 @@ async function runTests(
       "test",
       "--isolate",
       "--only-failures",
+      `--timeout=${TEST_TIMEOUT_MS}`,
       "--reporter=junit",
       `--reporter-outfile=${reportPath}`,
       ...files.map((file) => `./${file}`),
@@ -97,22 +118,24 @@ async function runTests(
     options,
   );
   const results = existsSync(reportPath) ? parseJunit(readFileSync(reportPath, "utf8")) : [];
-  const failuresBefore = tally.failures.length;
-  for (const result of results) addResult(result);
+  const failures = results.flatMap(addResult);
   const seen = new Set(results.map((result) => result.file.replace(/^\.\//, "")));
   for (const file of files) {
-    if (!seen.has(file)) tally.failures.push(`${file}: gave no result (exit code ${code})`);
+    if (!seen.has(file)) failures.push(`${file}: gave no result (exit code ${code})`);
   }
-  if (code !== 0 && tally.failures.length === failuresBefore) {
-    tally.failures.push(`${files.join(" ")}: no test failed, but exit code ${code}`);
+  if (code !== 0 && failures.length === 0) {
+    failures.push(`${files.join(" ")}: no test failed, but exit code ${code}`);
   }
+  return failures;
 }
 
-function addResult(result: TestResult): void {
+/** Gives its name when it failed. */
+function addResult(result: TestResult): string[] {
   const name = `${result.file}: ${result.title}`;
+  if (result.outcome === "failed") return [name];
   if (result.outcome === "passed") tally.passed += 1;
-  else if (result.outcome === "failed") tally.failures.push(name);
   else tally.skips.push(`${name}: ${result.reason ?? "no reason given"}`);
+  return [];
 }
 
 /** The ends of the logs that the lab's hosts left when a file's tests failed (test/lab/lab.ts). */
@@ -142,26 +165,30 @@ if (flags.quick) {
   for (const file of labFiles) tally.skips.push(`${file}: left out by --quick`);
 } else {
   const endMs = performance.now() + LAB_TIMEOUT_MS;
-  for (const file of labFiles) {
+  const isLong = (file: string) => LONG_LAB_FILES.some((name) => file.endsWith(`/${name}.test.ts`));
+  const waiting = labFiles.toSorted((a, b) => Number(isLong(b)) - Number(isLong(a)));
+  const runLabFile = async (file: string) => {
     const leftMs = endMs - performance.now();
     if (leftMs <= 0) {
-      tally.failures.push(
-        `${file}: not run, the lab tests' ${LAB_TIMEOUT_MS / 60_000} minutes are over`,
-      );
-      continue;
+      return [`${file}: not run, the lab tests' ${LAB_TIMEOUT_MS / 60_000} minutes are over`];
     }
     const logsDir = join(workDir, relative("test/lab", file));
-    const failuresBefore = tally.failures.length;
-    await stage(file, () =>
-      runTests([file], {
-        timeoutMs: Math.min(leftMs, LAB_FILE_TIMEOUT_MS),
-        env: { SHOAL_LAB_LOGS: logsDir },
-      }),
-    );
-    if (tally.failures.length > failuresBefore) showLogs(logsDir);
-    // A file that was ended for its time could not remove its own.
-    await removeStaleLabs();
-  }
+    const failures = await runTests([file], {
+      timeoutMs: Math.min(leftMs, LAB_FILE_TIMEOUT_MS),
+      env: { SHOAL_LAB_LOGS: logsDir },
+    });
+    if (failures.length > 0) showLogs(logsDir);
+    return failures;
+  };
+  const runLane = async () => {
+    for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
+      const name = file;
+      await stage(name, () => runLabFile(name));
+    }
+  };
+  await Promise.all(Array.from({ length: LAB_FILES_AT_ONCE }, runLane));
+  // A file that was ended for its time could not remove its own.
+  await removeStaleLabs();
 }
 rmSync(workDir, { recursive: true, force: true });
 
