@@ -1,8 +1,9 @@
 /**
- * A manager's lock. Its private files (`pki/node.key`, `pki/data-keys.json`) are always sealed by a lock key of
- * this node's own; `pki/lock.json` holds that key: in clear while the cluster is not locked (autolock off), sealed
- * by the cluster's unlock key while it is. Then what lies on this disk opens nothing: neither connections as this
- * node, nor secrets, nor the CA's key, until somebody has given the unlock key (`docker swarm unlock`).
+ * A manager's lock. Its private files (`pki/node.key`, `pki/data-keys.json`, `pki/storage-key`) are always sealed by
+ * a lock key of this node's own; `pki/lock.json` holds that key: in clear while the cluster is not locked (autolock
+ * off), sealed by the cluster's unlock key while it is. Then what lies on this disk opens nothing: neither
+ * connections as this node, nor its databases, nor secrets, nor the CA's key, until somebody has given the unlock key
+ * (`docker swarm unlock`).
  *
  * 1. lock.json is the only file that changes when the lock is switched off or the unlock key rotated: at every
  *    moment exactly one unlock key, the one before or the one after, opens it (or none is needed).
@@ -14,8 +15,8 @@
  * 4. Workers have no lock.json, and their files lie in clear. A worker's certificate beside a lock.json is a
  *    demotion that a crash cut off.
  *
- * Not done here: the rest of the data directory. raft.db and state.db hold specs and configs in clear; what is
- * secret in them is sealed by the data keys (vault.ts, cluster-secrets.ts).
+ * raft.db and state.db are sealed by the storage key (storage-key.ts); what is secret in them also by the data keys,
+ * which all managers have (vault.ts, cluster-secrets.ts).
  */
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import { mkdirSync, rmSync } from "node:fs";
@@ -30,6 +31,7 @@ import { type FileSealer, pkiPaths } from "../net/pki/store.ts";
 import { unlockKeyOf } from "./cluster-secrets.ts";
 import type { Logger } from "./logger.ts";
 import type { Manager } from "./manager.ts";
+import { STORAGE_KEY_FILE } from "./storage-key.ts";
 import { DATA_KEYS_FILE, type Vault } from "./vault.ts";
 
 const FILE = "pki/lock.json";
@@ -113,7 +115,7 @@ export function openLock(dataDir: string): NodeLock {
   const isCurrent = (stored: string | undefined, key: Uint8Array) =>
     stored === undefined || stored.startsWith(markOf(key));
   const areFilesCurrent = (open: Open) =>
-    [nodeKeyPath, join(dataDir, DATA_KEYS_FILE)].every((file) =>
+    [nodeKeyPath, join(dataDir, DATA_KEYS_FILE), join(dataDir, STORAGE_KEY_FILE)].every((file) =>
       isCurrent(readText(file), newest(open)),
     );
   const mustBeOpen = (): Open => {

@@ -7,6 +7,9 @@
  *   3. state.db goes too, `raft.rebuild` becomes `raft.damaged`, kept for whoever wants to look.
  *   4. The manager starts with an empty log and joins as a learner, then as a voter.
  *
+ * While there is nobody to take it out, `--force-new-cluster` may go on with what can be read of the log instead
+ * (takeLogBack), or with state.db.
+ *
  * A crash between any two steps is gone on with at the next start: 2 is repeatable, and an empty log
  * without the mark is that of a node that joins.
  */
@@ -32,6 +35,12 @@ export function isRebuildPending(dataDir: string): boolean {
 export function putLogAside(dataDir: string): void {
   rmSync(join(dataDir, PENDING_DIR), { recursive: true, force: true });
   renameSync(join(dataDir, LOG_DIR), join(dataDir, PENDING_DIR));
+}
+
+/** The steps are given up: the log is in its place again, whatever can be read of it. */
+export function takeLogBack(dataDir: string): void {
+  rmSync(join(dataDir, LOG_DIR), { recursive: true, force: true });
+  renameSync(join(dataDir, PENDING_DIR), join(dataDir, LOG_DIR));
 }
 
 /** Step 3, once this node is out of raft. */

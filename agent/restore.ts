@@ -14,21 +14,26 @@
  * Nothing here is in force before node.json is written (node.ts).
  */
 import { rmSync } from "node:fs";
+import { join } from "node:path";
 import { chooseMeshAddress, chooseNodeIndex } from "../core/allocator/node-index.ts";
 import { trustedRoots } from "../core/ca/root-rotation.ts";
 import { ClusterError } from "../core/errors.ts";
 import { newId, type NodeId, type RaftIndex, type UnixMs } from "../core/ids.ts";
+import type { Cluster } from "../core/objects/cluster.ts";
 import type { NodeAvailability, NodeObject } from "../core/objects/node.ts";
 import { configurationOf } from "../core/raft/configuration.ts";
 import { openSqliteLog } from "../core/raft/sqlite-log.ts";
 import type { Random } from "../core/random.ts";
+import { createRowSealer } from "../core/sqlite-seal.ts";
 import { createMemoryRows } from "../core/store/memory-rows.ts";
 import { bodiesOf, decodeSnapshot, encodeSnapshot } from "../core/store/sqlite-snapshot.ts";
-import { createKeyAndCsr, issueCertificate } from "../net/pki/issue.ts";
+import { sealedRows } from "../core/store/sqlite-row-form.ts";
+import { openStateStore } from "../core/store/sqlite-store.ts";
+import { createKeyAndCsr } from "../net/pki/issue.ts";
 import type { TlsIdentity } from "../net/rpc/peer.ts";
 import type { NodeAddresses } from "./address.ts";
 import type { Backup } from "./backup.ts";
-import { openSigningCa } from "./cluster-secrets.ts";
+import { createCertificateSigner } from "./certificate-signer.ts";
 import { openByKeys } from "./vault.ts";
 
 /** More changes than any cluster makes between its last backup and its end. */
@@ -68,6 +73,7 @@ export async function restoreCluster(input: {
       "Cannot restore: the backup was made before its cluster was complete; use another one",
     );
   }
+  rows.put("cluster", withKnownKeys(cluster, input.backup));
   const nodes = rows.nodes();
   const managers = nodes.filter((node) => node.role === "manager" || node.spec.Role === "manager");
   for (const node of managers) rows.put("node", demoted(node, index, nowMs));
@@ -76,15 +82,9 @@ export async function restoreCluster(input: {
   const { keyPem, csrPem } = await createKeyAndCsr();
   const { dataKeys } = input.backup;
   const keys = { open: (context: string, text: string) => openByKeys(dataKeys, context, text) };
-  const certificatePem = await issueCertificate({
-    ca: openSigningCa(keys, cluster),
-    csrPem,
-    nodeId,
-    role: "manager",
-    clusterId: cluster.id,
-    lifetimeMs: cluster.spec.CAConfig.NodeCertExpiry / 1e6,
-    nowMs,
-  });
+  // An external CA is asked without a certificate: there is none yet.
+  const sign = createCertificateSigner({ vault: keys, nowMs: () => nowMs });
+  const certificatePem = await sign(cluster, { csrPem, nodeId, role: "manager" });
   rows.put("node", {
     id: nodeId,
     version: index,
@@ -109,6 +109,20 @@ export async function restoreCluster(input: {
   };
 }
 
+/** A rotation of the data key that the backup does not have the key of is over, for nobody else has it either. */
+function withKnownKeys({ dataKeys, ...cluster }: Cluster, backup: Backup): Cluster {
+  const isKnown = (id: string | undefined) => backup.dataKeys.some((key) => key.id === id);
+  if (!dataKeys) return cluster;
+  const { sealingId, nextId } = dataKeys;
+  return {
+    ...cluster,
+    dataKeys: {
+      ...(sealingId !== undefined && isKnown(sealingId) ? { sealingId } : {}),
+      ...(nextId !== undefined && isKnown(nextId) ? { nextId } : {}),
+    },
+  };
+}
+
 function demoted(node: NodeObject, index: RaftIndex, nowMs: UnixMs): NodeObject {
   const { managerAddr: _, ...rest } = node;
   return {
@@ -121,11 +135,46 @@ function demoted(node: NodeObject, index: RaftIndex, nowMs: UnixMs): NodeObject 
   };
 }
 
+/**
+ * raft.db of a cluster's only manager whose log is lost, from its state.db: what was applied to that is what is left.
+ * @throws {ClusterError} failed-precondition when it holds no cluster; what is wrong with it.
+ */
+export function writeLogFromState(
+  dataDir: string,
+  me: { nodeId: NodeId; addr: string },
+  storageKey: Uint8Array,
+): RaftIndex {
+  const form = sealedRows(createRowSealer(storageKey));
+  const store = openStateStore(join(dataDir, "state/state.db"), undefined, form);
+  let data: Uint8Array;
+  try {
+    ({ data } = store.snapshot());
+  } finally {
+    store.close();
+  }
+  const { index, rows } = decodeSnapshot(data);
+  if (!rows.some(({ table }) => table === "cluster")) {
+    throw new ClusterError("failed-precondition", "its state.db holds no cluster");
+  }
+  // Above whatever the lost part of the log had given out.
+  const next = index + INDEX_GAP;
+  const bodies = rows.map(({ table, object }) => ({ table, body: JSON.stringify(object) }));
+  const snapshot = encodeSnapshot(next, bodies);
+  writeRestoredLog(
+    join(dataDir, "raft"),
+    me.addr,
+    { nodeId: me.nodeId, index: next, snapshot },
+    storageKey,
+  );
+  return index;
+}
+
 /** Writes raft.db of the restored cluster's only member. What was in `raftDir` is removed. */
 export function writeRestoredLog(
   raftDir: string,
   addr: string,
   restored: Pick<Restored, "nodeId" | "index" | "snapshot">,
+  storageKey?: Uint8Array,
 ): void {
   const { nodeId, index, snapshot } = restored;
   rmSync(raftDir, { recursive: true, force: true });
@@ -138,6 +187,7 @@ export function writeRestoredLog(
   const log = openSqliteLog({
     dir: raftDir,
     nodeId,
+    ...(storageKey ? { sealer: createRowSealer(storageKey) } : {}),
     begin: () => ({
       hardState: {
         term: FIRST_TERM,

@@ -58,6 +58,8 @@ export type ConsensusInput =
       acceptLoss?: boolean;
       /** A file that may be removed when a write finds the disk full. */
       ballastPath?: string;
+      /** By which it seals what it stores. */
+      storageKey?: Uint8Array;
       electionTicks: number;
       tickMs: number;
     }
@@ -158,6 +160,7 @@ export type StateInput =
       dir: string;
       /** As consensus's. */
       ballastPath?: string;
+      storageKey?: Uint8Array;
     }
   /** Leader: a node's session is open on this manager; it gets a complete set. Answer `{ type: "session", … }`. */
   | {

@@ -16,6 +16,10 @@
  * (agent/rebuild.ts). Rot that is met while it runs is marked, so that the next start refuses too.
  * `acceptLoss` opens what can be read, for one who has no others.
  *
+ * With a sealer entries and snapshots lie here encrypted (../sqlite-seal.ts), and the state row names its key;
+ * configurations and the state row do not. Checksums are over what is stored. What was written before there was a
+ * sealer stays as it is until it is compacted away.
+ *
  * A full disk makes the writer wait (sqlite-room.ts). The write-ahead log is made long in advance: an
  * fsync that need not write the file's new length takes half the time.
  */
@@ -40,6 +44,7 @@ import { ClusterError } from "../errors.ts";
 import type { NodeId, RaftIndex } from "../ids.ts";
 import { migrate, type MigrationStep, readUserVersion } from "../sqlite-migrate.ts";
 import { type Room, writeWithRoom } from "../sqlite-room.ts";
+import type { RowSealer } from "../sqlite-seal.ts";
 import { crc32 } from "./checksum.ts";
 import { configurationOf, decodeConfiguration, encodeConfiguration } from "./configuration.ts";
 import { type LogStorage, SNAPSHOT_PIECE_BYTES } from "./host.ts";
@@ -61,8 +66,10 @@ const WITNESS_NAME = "witness";
 const MARK_NAME = "damaged";
 /** "shol": tells `file` and us what this is. */
 const APPLICATION_ID = 0x73686f6c;
-/** 2: the state row counts batches. */
-export const FORMAT_VERSION = 2;
+/** 2: the state row counts batches. 3: entries and snapshots may be sealed. */
+export const FORMAT_VERSION = 3;
+/** Added to an entry's type. */
+const SEALED = 16;
 /** Pages of 4 KiB in the write-ahead log before it is folded in: the next begins at its start again. */
 const WAL_CHECKPOINT_PAGES = 4_000;
 /** So long is the write-ahead log made in advance; the last batch before it is folded in may be big. */
@@ -88,6 +95,7 @@ CREATE TABLE snapshot_piece (
   piece INTEGER NOT NULL,
   data BLOB NOT NULL,
   checksum INTEGER NOT NULL,
+  is_sealed INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (snapshot_index, piece)
 ) STRICT;
 `;
@@ -102,6 +110,11 @@ const STEPS: readonly MigrationStep[] = [
       const body = JSON.stringify({ ...(JSON.parse(row.body) as object), batchCount: 0 });
       db.run("UPDATE state SET body = ?, checksum = ? WHERE id = 1", [body, textChecksum(body)]);
     },
+  },
+  {
+    from: 2,
+    change: (db) =>
+      db.run("ALTER TABLE snapshot_piece ADD COLUMN is_sealed INTEGER NOT NULL DEFAULT 0"),
   },
 ];
 
@@ -120,6 +133,8 @@ type StateRow = {
   joinedIndex: RaftIndex | null;
   /** Batches so far, this one included. */
   batchCount: number;
+  /** The key by which some of it is sealed. */
+  sealedBy?: string;
   base: { index: RaftIndex; term: number; members: string };
   snapshot: {
     index: RaftIndex;
@@ -141,6 +156,8 @@ export type OpenOptions = {
    */
   acceptLoss?: boolean;
   room?: Room;
+  /** @default entries and snapshots lie in clear */
+  sealer?: RowSealer;
   /** How long the write-ahead log is made in advance. @default WAL_BYTES */
   walBytes?: number;
 };
@@ -285,7 +302,7 @@ function selectOnce<Row>(db: Database, sql: string, ...values: number[]): Row[] 
 }
 
 function serve(db: Database, witness: Witness, options: OpenOptions, loss: Loss): SqliteLog {
-  const { dir, nodeId, room = {} } = options;
+  const { dir, nodeId, room = {}, sealer } = options;
   const path = join(dir, FILE_NAME);
   const [check] = selectOnce<{ integrity_check: string }>(db, "PRAGMA integrity_check(1)");
   if (check?.integrity_check !== "ok") throw damaged(path, `${check?.integrity_check}`);
@@ -296,17 +313,25 @@ function serve(db: Database, witness: Witness, options: OpenOptions, loss: Loss)
       `Cannot open "${path}": it belongs to node "${row.nodeId}", this node is "${nodeId}"; remove the directory to join as a new manager`,
     );
   }
+  if (row?.sealedBy !== undefined && row.sealedBy !== sealer?.keyId) {
+    throw new ClusterError(
+      "failed-precondition",
+      `Cannot open "${path}": it is sealed by key ${row.sealedBy}, this manager has ${sealer ? `key ${sealer.keyId}` : "none"}; restore pki/storage-key, or let this node leave by force and join again`,
+      // To the others it is as one that has rotted: they rebuild it. Alone nothing is taken for lost.
+      { details: { isDamaged: true } },
+    );
+  }
   const known = row?.batchCount ?? 0;
   const answered = witness.batchCount ?? 0;
   if (known < answered) loss.found(`the last ${answered - known} batches of it are missing`);
-  let stored = readStored(db, row, path, loss);
+  let stored = readStored(db, row, path, loss, sealer);
   const beginning = options.begin?.(stored, row === undefined);
 
   const statements = prepareStatements(db);
   const writeBatch = (batch: PersistBatch, kept: Kept): Kept => {
     statements.begin.run();
     try {
-      const next = writeRows(statements, nodeId, batch, kept);
+      const next = writeRows(statements, { nodeId, sealer }, batch, kept);
       statements.commit.run();
       witness.record(next.batchCount);
       return next;
@@ -322,7 +347,7 @@ function serve(db: Database, witness: Witness, options: OpenOptions, loss: Loss)
   if (beginning) {
     kept = writeBatch(beginning, kept);
     // Read it back: what is served is what is on disk.
-    stored = readStored(db, readState(db, path), path, loss);
+    stored = readStored(db, readState(db, path), path, loss, sealer);
   } else {
     witness.record(known);
   }
@@ -346,14 +371,16 @@ function serve(db: Database, witness: Witness, options: OpenOptions, loss: Loss)
       kept = guard(() => writeWithRoom(dir, room, () => writeBatch(batch, kept)));
     },
     stageSnapshotPiece: (index, piece, data) => {
-      const stage = () => statements.insertPiece.run(index, piece, data, crc32(data));
+      const stage = () => insertPiece(statements, sealer, { index, piece, data });
       guard(() => writeWithRoom(dir, room, stage));
     },
     readSnapshotPiece: (index, piece) =>
       guard(() => {
         const found = statements.selectPiece.get(index, piece);
-        if (found && crc32(found.data) !== found.checksum) throw rottenPiece(path, index, piece);
-        return found?.data;
+        if (!found) return undefined;
+        if (crc32(found.data) !== found.checksum) throw rottenPiece(path, index, piece);
+        if (found.is_sealed === 0) return found.data;
+        return sealerOf(sealer).open(pieceContext(index, piece), found.data);
       }),
     close: () => {
       // Statements left open would keep the file locked.
@@ -393,11 +420,14 @@ function prepareStatements(db: Database) {
     deleteFrom: db.prepare("DELETE FROM entry WHERE log_index >= ?"),
     deleteTo: db.prepare("DELETE FROM entry WHERE log_index <= ?"),
     insertPiece: db.prepare(
-      "INSERT OR REPLACE INTO snapshot_piece (snapshot_index, piece, data, checksum) VALUES (?, ?, ?, ?)",
+      "INSERT OR REPLACE INTO snapshot_piece (snapshot_index, piece, data, checksum, is_sealed) VALUES (?, ?, ?, ?, ?)",
     ),
     deleteOtherPieces: db.prepare("DELETE FROM snapshot_piece WHERE snapshot_index != ?"),
-    selectPiece: db.prepare<{ data: Uint8Array; checksum: number }, [number, number]>(
-      "SELECT data, checksum FROM snapshot_piece WHERE snapshot_index = ? AND piece = ?",
+    selectPiece: db.prepare<
+      { data: Uint8Array; checksum: number; is_sealed: number },
+      [number, number]
+    >(
+      "SELECT data, checksum, is_sealed FROM snapshot_piece WHERE snapshot_index = ? AND piece = ?",
     ),
     writeState: db.prepare(
       "INSERT INTO state (id, body, checksum) VALUES (1, ?1, ?2) ON CONFLICT (id) DO UPDATE SET body = ?1, checksum = ?2",
@@ -405,23 +435,20 @@ function prepareStatements(db: Database) {
   };
 }
 
-function writeRows(
-  statements: Statements,
-  nodeId: NodeId,
-  batch: PersistBatch,
-  before: Kept,
-): Kept {
+type Owner = { nodeId: NodeId; sealer: RowSealer | undefined };
+
+function writeRows(statements: Statements, owner: Owner, batch: PersistBatch, before: Kept): Kept {
   const base = batch.base ?? before.base;
   if (batch.isLogCleared) statements.deleteFrom.run(0);
   if (batch.base) statements.deleteTo.run(batch.base.index);
   if (batch.snapshot) {
     const { meta, pieces } = batch.snapshot;
     pieces?.forEach((data, piece) => {
-      statements.insertPiece.run(meta.index, piece, data, crc32(data));
+      insertPiece(statements, owner.sealer, { index: meta.index, piece, data });
     });
     statements.deleteOtherPieces.run(meta.index);
   }
-  writeEntries(statements, batch.entries, before.lastIndex);
+  writeEntries(statements, owner.sealer, batch.entries, before.lastIndex);
   const lastKept = batch.isLogCleared ? base.index : before.lastIndex;
   const kept: Kept = {
     base,
@@ -429,13 +456,37 @@ function writeRows(
     batchCount: before.batchCount + 1,
     lastIndex: Math.max(base.index, batch.entries.at(-1)?.index ?? lastKept),
   };
-  const body = JSON.stringify(stateRow(nodeId, batch.hardState, kept));
+  const body = JSON.stringify(stateRow(owner, batch.hardState, kept));
   statements.writeState.run(body, textChecksum(body));
   return kept;
 }
 
+function insertPiece(
+  statements: Statements,
+  sealer: RowSealer | undefined,
+  { index, piece, data }: { index: RaftIndex; piece: number; data: Uint8Array },
+): void {
+  const stored = sealer?.seal(pieceContext(index, piece), data) ?? data;
+  statements.insertPiece.run(index, piece, stored, crc32(stored), sealer ? 1 : 0);
+}
+
+function pieceContext(index: RaftIndex, piece: number): string {
+  return `piece ${piece} of snapshot ${index}`;
+}
+
+function entryContext(index: RaftIndex, term: number): string {
+  return `entry ${index} of term ${term}`;
+}
+
+/** The state row has named its key, or nothing would be sealed. */
+function sealerOf(sealer: RowSealer | undefined): RowSealer {
+  assert(sealer !== undefined, "What is sealed is met with its key");
+  return sealer;
+}
+
 function writeEntries(
   statements: Statements,
+  sealer: RowSealer | undefined,
   entries: readonly Entry[],
   lastIndex: RaftIndex,
 ): void {
@@ -443,8 +494,10 @@ function writeEntries(
   if (!first) return;
   if (first.index <= lastIndex) statements.deleteFrom.run(first.index);
   for (const entry of entries) {
-    const type = entry.type === "normal" ? 0 : 1;
-    const { index, term, data } = entry;
+    const { index, term } = entry;
+    const isSealed = sealer !== undefined && entry.type === "normal" && entry.data.length > 0;
+    const type = (entry.type === "normal" ? 0 : 1) + (isSealed ? SEALED : 0);
+    const data = isSealed ? sealer.seal(entryContext(index, term), entry.data) : entry.data;
     statements.insertEntry.run(index, term, type, data, entryChecksum(index, term, type, data));
   }
 }
@@ -504,7 +557,7 @@ function readState(db: Database, path: string): StateRow | undefined {
   return JSON.parse(row.body) as StateRow;
 }
 
-function stateRow(nodeId: NodeId, hardState: HardState, kept: Kept): StateRow {
+function stateRow({ nodeId, sealer }: Owner, hardState: HardState, kept: Kept): StateRow {
   const { base, snapshot, batchCount } = kept;
   return {
     nodeId,
@@ -513,6 +566,7 @@ function stateRow(nodeId: NodeId, hardState: HardState, kept: Kept): StateRow {
     commitIndex: hardState.commitIndex,
     joinedIndex: hardState.joinedIndex ?? null,
     batchCount,
+    ...(sealer ? { sealedBy: sealer.keyId } : {}),
     base: { index: base.index, term: base.term, members: membersText(base) },
     snapshot: snapshot
       ? {
@@ -548,10 +602,16 @@ const EMPTY: StoredRaft = {
   snapshot: undefined,
 };
 
-function readStored(db: Database, row: StateRow | undefined, path: string, loss: Loss): StoredRaft {
+function readStored(
+  db: Database,
+  row: StateRow | undefined,
+  path: string,
+  loss: Loss,
+  sealer: RowSealer | undefined,
+): StoredRaft {
   if (!row) return EMPTY;
   const base = baseOf(row.base);
-  const entries = readEntries(db, base.index, row.commitIndex, loss);
+  const entries = readEntries(db, base.index, row.commitIndex, loss, sealer);
   const { snapshot } = row;
   if (base.index > (snapshot?.index ?? 0)) throw damaged(path, "the snapshot is missing");
   if (snapshot) checkPieces(db, snapshot, path, loss);
@@ -601,6 +661,7 @@ function readEntries(
   baseIndex: RaftIndex,
   commitIndex: RaftIndex,
   loss: Loss,
+  sealer: RowSealer | undefined,
 ): Entry[] {
   type Row = { log_index: number; term: number; type: number; data: Uint8Array; checksum: number };
   const rows = selectOnce<Row>(db, "SELECT * FROM entry ORDER BY log_index");
@@ -609,7 +670,13 @@ function readEntries(
     const index = baseIndex + entries.length + 1;
     const { term, type, data } = row;
     if (row.log_index !== index || entryChecksum(index, term, type, data) !== row.checksum) break;
-    entries.push({ index, term, type: type === 0 ? "normal" : "configuration", data });
+    const isSealed = (type & SEALED) !== 0;
+    entries.push({
+      index,
+      term,
+      type: (type & ~SEALED) === 0 ? "normal" : "configuration",
+      data: isSealed ? sealerOf(sealer).open(entryContext(index, term), data) : data,
+    });
   }
   const last = baseIndex + entries.length;
   if (entries.length < rows.length || last < commitIndex) {

@@ -25,6 +25,7 @@ import type {
 } from "../protocol.ts";
 import type { Random } from "../random.ts";
 import type { Room } from "../sqlite-room.ts";
+import { createRowSealer } from "../sqlite-seal.ts";
 import { serveWorker, type WorkerServer } from "../worker-server.ts";
 import { useNativeCrc32 } from "./checksum.ts";
 import { createHost, hasWork, type Host, type HostInput, pushInput, runTurn } from "./host.ts";
@@ -250,6 +251,7 @@ function openLog(init: Init, room: Room): SqliteLog {
     dir,
     nodeId,
     room,
+    ...(init.storageKey ? { sealer: createRowSealer(init.storageKey) } : {}),
     acceptLoss: mayLose(init),
     begin: (stored, isEmpty) => {
       if (bootstrap && isEmpty) return bootstrapBatch(nodeId, bootstrap.addr);

@@ -10,6 +10,9 @@
  * 4. It is derived: a file that is damaged or of an older format is moved aside and filled again by
  *    consensus (snapshot, then log). Each row carries a CRC-32 of its columns, checked on opening.
  *
+ * 5. With a sealed form of rows, bodies lie here encrypted and names as what they are looked for by; a file in clear
+ *    is then removed and filled again.
+ *
  * It decides nothing: what is written was decided by apply.ts.
  */
 import { Database, SQLiteError, type Statement } from "bun:sqlite";
@@ -19,10 +22,12 @@ import { assert, unreachable } from "../assert.ts";
 import { ClusterError } from "../errors.ts";
 import type { RaftIndex } from "../ids.ts";
 import { type Room, writeWithRoom } from "../sqlite-room.ts";
+import { isSealedText } from "../sqlite-seal.ts";
 import type { Change, Outcome, TableName } from "./action.ts";
 import { applyEntry } from "./apply.ts";
 import { createMemoryRows, type MemoryRows, type Row, TABLE_NAMES } from "./memory-rows.ts";
 import { decodeSnapshot, encodeSnapshot } from "./sqlite-snapshot.ts";
+import { CLEAR_ROWS, type RowForm } from "./sqlite-row-form.ts";
 import { createSqliteView } from "./sqlite-view.ts";
 import type { ClusterView } from "./view.ts";
 
@@ -101,10 +106,10 @@ export type StateStore = {
  * @throws {ClusterError} failed-precondition when a newer version of shoal wrote it; UnusableStateError
  * when it is damaged or of an older format.
  */
-export function openStateStore(path: string, room?: Room): StateStore {
+export function openStateStore(path: string, room?: Room, form = CLEAR_ROWS): StateStore {
   const database = new Database(path, { create: true, readwrite: true, strict: true });
   try {
-    return stateStore(database, path, room);
+    return stateStore(database, path, room, form);
   } catch (error) {
     database.close();
     throw isDamage(error) ? new UnusableStateError(error.message, { cause: error }) : error;
@@ -119,11 +124,14 @@ function isRot(error: unknown): error is SQLiteError {
 /** What is in state.db cannot be used; raft.db has all of it. */
 class UnusableStateError extends Error {
   override name = "UnusableStateError";
+  /** It was written before rows were sealed. */
+  isInClear = false;
 }
 
 function isDamage(error: unknown): error is Error {
-  // SyntaxError: a body that is no JSON.
+  // SyntaxError: a body that is no JSON. ClusterError internal: one that cannot be opened.
   if (error instanceof SyntaxError) return true;
+  if (error instanceof ClusterError) return error.code === "internal";
   if (!(error instanceof SQLiteError)) return false;
   // ERROR: a table or column is missing, so the schema is not ours any more.
   return ["SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR"].some((code) =>
@@ -139,27 +147,38 @@ function isDamage(error: unknown): error is Error {
 export function openOrRebuildStateStore(
   path: string,
   room?: Room,
+  form = CLEAR_ROWS,
 ): {
   store: StateStore;
   rebuiltBecause?: string;
 } {
   try {
-    return { store: openStateStore(path, room) };
+    return { store: openStateStore(path, room, form) };
   } catch (error) {
     if (!(error instanceof UnusableStateError)) throw error;
     for (const suffix of FILE_SUFFIXES) {
       rmSync(`${path}${DAMAGED_SUFFIX}${suffix}`, { force: true });
+      if (error.isInClear) {
+        // Nobody wants to look at it, and it is not to lie about.
+        rmSync(`${path}${suffix}`, { force: true });
+        continue;
+      }
       try {
         renameSync(`${path}${suffix}`, `${path}${DAMAGED_SUFFIX}${suffix}`);
       } catch (moveError) {
         if ((moveError as NodeJS.ErrnoException).code !== "ENOENT") throw moveError;
       }
     }
-    return { store: openStateStore(path, room), rebuiltBecause: error.message };
+    return { store: openStateStore(path, room, form), rebuiltBecause: error.message };
   }
 }
 
-function stateStore(database: Database, path: string, room: Room | undefined): StateStore {
+function stateStore(
+  database: Database,
+  path: string,
+  room: Room | undefined,
+  form: RowForm,
+): StateStore {
   database.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
   refuseDamage(database, path);
   database.run("PRAGMA journal_mode = WAL");
@@ -175,13 +194,13 @@ function stateStore(database: Database, path: string, room: Room | undefined): S
   })();
   checkFormat(database, path);
 
-  const writer = rowWriter(database);
+  const writer = rowWriter(database, form);
   const setMeta = database.query(
     "UPDATE meta SET applied_index = ?, applied_term = ?, checksum = ? WHERE id = 1",
   );
   const rows = createMemoryRows();
   refuseDamagedIndex(database);
-  rows.replaceAll(allRows(database), readAppliedIndex(database));
+  rows.replaceAll(allRows(database, form), readAppliedIndex(database));
 
   /** Not in the file yet. An object changed several times is written once, as it is at the end. */
   const unwritten = new Map<string, Change>();
@@ -249,7 +268,7 @@ function stateStore(database: Database, path: string, room: Room | undefined): S
     },
     snapshot: () => {
       persist();
-      return { index: rows.index, data: encodeSnapshot(rows.index, storedBodies(database)) };
+      return { index: rows.index, data: encodeSnapshot(rows.index, storedBodies(database, form)) };
     },
     restore: (data, at) => {
       const contents = decodeSnapshot(data);
@@ -282,7 +301,11 @@ export type StateReader = {
  * finds rot: the next start rebuilds the file.
  * @throws {ClusterError} failed-precondition as openStateStore.
  */
-export function openStateReader(path: string, onDamage?: (error: Error) => void): StateReader {
+export function openStateReader(
+  path: string,
+  onDamage?: (error: Error) => void,
+  form = CLEAR_ROWS,
+): StateReader {
   const database = new Database(path, { readonly: true, strict: true });
   try {
     database.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
@@ -293,7 +316,7 @@ export function openStateReader(path: string, onDamage?: (error: Error) => void)
   }
   const begin = database.query("BEGIN");
   const commit = database.query("COMMIT");
-  const view = createSqliteView(database);
+  const view = createSqliteView(database, form);
   return {
     read: (read) => {
       assert(!database.inTransaction, "StateReader.read() inside read()");
@@ -380,7 +403,10 @@ function refuseDamagedIndex(database: Database): void {
  * Every stored body as text, in the order of tables and ids: the snapshot's order.
  * @throws {UnusableStateError} when a row is not what was written.
  */
-function* storedBodies(database: Database): Generator<{ table: TableName; body: string }> {
+function* storedBodies(
+  database: Database,
+  form: RowForm,
+): Generator<{ table: TableName; body: string }> {
   for (const table of TABLE_NAMES) {
     const columns = [...COLUMNS[table], "body", "checksum"];
     const query = database.query<Record<string, string | number | null>, []>(
@@ -392,13 +418,24 @@ function* storedBodies(database: Database): Generator<{ table: TableName; body: 
       if (typeof body !== "string" || checksumOf(values) !== checksum) {
         throw new UnusableStateError(`${table} ${row["id"]} does not match its checksum`);
       }
-      yield { table, body };
+      if (!form.isOf(body)) throw otherForm(isSealedText(body));
+      // The columns are as the schema says.
+      const { id, version } = row as { id: string; version: number };
+      yield { table, body: form.open(table, { id, version, body }) };
     }
   }
 }
 
-function* allRows(database: Database): Generator<Row> {
-  for (const { table, body } of storedBodies(database)) {
+function otherForm(isSealed: boolean): UnusableStateError {
+  const error = new UnusableStateError(
+    isSealed ? "its rows are sealed" : "it was written before rows were sealed",
+  );
+  error.isInClear = !isSealed;
+  return error;
+}
+
+function* allRows(database: Database, form: RowForm): Generator<Row> {
+  for (const { table, body } of storedBodies(database, form)) {
     // The body was written by rowWriter from an object of this table.
     yield { table, object: JSON.parse(body) };
   }
@@ -417,7 +454,7 @@ const COLUMNS: { [T in TableName]: readonly string[] } = {
 };
 
 /** In the order of COLUMNS. */
-function columnsOf(row: Row): (string | number | null)[] {
+function columnsOf(row: Row, form: RowForm): (string | number | null)[] {
   const { id, version } = row.object;
   switch (row.table) {
     case "cluster":
@@ -428,7 +465,7 @@ function columnsOf(row: Row): (string | number | null)[] {
     case "service":
     case "secret":
     case "config":
-      return [id, row.object.spec.Name, version];
+      return [id, form.nameOf(row.object.spec.Name), version];
     case "task":
       return [id, row.object.serviceId, row.object.nodeId ?? null, version];
     default:
@@ -441,7 +478,7 @@ function checksumOf(values: readonly (string | number | null)[]): number {
   return Bun.hash.crc32(values.join("\0"));
 }
 
-function rowWriter(database: Database) {
+function rowWriter(database: Database, form: RowForm) {
   const insert = (table: TableName) => {
     const columns = [...COLUMNS[table], "body", "checksum"];
     return database.query(
@@ -458,7 +495,9 @@ function rowWriter(database: Database) {
   );
   return {
     put: (row: Row) => {
-      const values = [...columnsOf(row), JSON.stringify(row.object)];
+      const { id, version } = row.object;
+      const body = form.seal(row.table, { id, version, body: JSON.stringify(row.object) });
+      const values = [...columnsOf(row, form), body];
       inserts.get(row.table)?.run(...values, checksumOf(values));
     },
     remove: (table: TableName, id: string) => {

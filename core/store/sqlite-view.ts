@@ -2,29 +2,41 @@
 import type { Database } from "bun:sqlite";
 import type { RaftIndex } from "../ids.ts";
 import type { TableName, Tables } from "./action.ts";
+import { CLEAR_ROWS, type RowForm } from "./sqlite-row-form.ts";
 import type { ClusterView } from "./view.ts";
 
 /**
  * `at(index)` gives the view for one read transaction, which the caller holds; `index` is the applied
  * index read inside it. Statements are prepared once per connection.
  */
-export function createSqliteView(database: Database): { at(index: RaftIndex): ClusterView } {
-  type Body = { body: string };
+export function createSqliteView(
+  database: Database,
+  form: RowForm = CLEAR_ROWS,
+): { at(index: RaftIndex): ClusterView } {
+  type Body = { id: string; version: number; body: string };
+  const parse = <T extends TableName>(table: T, row: Body) =>
+    JSON.parse(form.open(table, row)) as Tables[T];
   // Every body was written by sqlite-store.ts from an object of its table: hence the casts.
   const one = <T extends TableName>(table: T, where: string) => {
-    const query = database.query<Body, [string]>(`SELECT body FROM ${table} WHERE ${where}`);
+    const query = database.query<Body, [string]>(
+      `SELECT id, version, body FROM ${table} WHERE ${where}`,
+    );
     return (value: string): Tables[T] | undefined => {
       const row = query.get(value);
-      return row ? (JSON.parse(row.body) as Tables[T]) : undefined;
+      return row ? parse(table, row) : undefined;
     };
   };
   const list = <T extends TableName>(table: T, where?: string) => {
     const condition = where ? `WHERE ${where}` : "";
     const query = database.query<Body, string[]>(
-      `SELECT body FROM ${table} ${condition} ORDER BY id`,
+      `SELECT id, version, body FROM ${table} ${condition} ORDER BY id`,
     );
     return (...values: string[]): Tables[T][] =>
-      query.all(...values).map((row) => JSON.parse(row.body) as Tables[T]);
+      query.all(...values).map((row) => parse(table, row));
+  };
+  const byName = <T extends TableName>(table: T) => {
+    const find = one(table, "name = ?");
+    return (name: string) => find(form.nameOf(name));
   };
   const clusters = list("cluster");
   const reads: Omit<ClusterView, "index"> = {
@@ -32,20 +44,20 @@ export function createSqliteView(database: Database): { at(index: RaftIndex): Cl
     node: one("node", "id = ?"),
     nodes: list("node"),
     network: one("network", "id = ?"),
-    networkByName: one("network", "name = ?"),
+    networkByName: byName("network"),
     networks: list("network"),
     service: one("service", "id = ?"),
-    serviceByName: one("service", "name = ?"),
+    serviceByName: byName("service"),
     services: list("service"),
     task: one("task", "id = ?"),
     tasks: list("task"),
     tasksByService: list("task", "service_id = ?"),
     tasksByNode: list("task", "node_id = ?"),
     secret: one("secret", "id = ?"),
-    secretByName: one("secret", "name = ?"),
+    secretByName: byName("secret"),
     secrets: list("secret"),
     config: one("config", "id = ?"),
-    configByName: one("config", "name = ?"),
+    configByName: byName("config"),
     configs: list("config"),
     attachment: one("attachment", "id = ?"),
     attachments: list("attachment"),

@@ -24,7 +24,10 @@ import type {
   StateToConsensus,
 } from "../protocol.ts";
 import type { Random } from "../random.ts";
+import type { Room } from "../sqlite-room.ts";
+import { createRowSealer } from "../sqlite-seal.ts";
 import { serveWorker } from "../worker-server.ts";
+import { CLEAR_ROWS, sealedRows } from "./sqlite-row-form.ts";
 import { type AppliedBatch, openOrRebuildStateStore, type StateStore } from "./sqlite-store.ts";
 import { type Leader, type LeaderTime, startLeader } from "./worker-leader.ts";
 
@@ -104,15 +107,17 @@ export function startStateWorker(planners: readonly Planner[] = PLANNERS): void 
   });
 
   const init = (
-    { dir, ballastPath }: Extract<StateInput, { type: "init" }>,
+    { dir, ballastPath, storageKey }: Extract<StateInput, { type: "init" }>,
     port: MessagePort | undefined,
   ): StateAnswer => {
     assert(!store, "init comes once");
     assert(port, "init brings the port to consensus");
-    const opened = openOrRebuildStateStore(join(dir, "state.db"), {
+    const room: Room = {
       ...(ballastPath === undefined ? {} : { ballastPath }),
       onFull: (isFull) => server.notify({ type: "disk-full", isFull }),
-    });
+    };
+    const form = storageKey ? sealedRows(createRowSealer(storageKey)) : CLEAR_ROWS;
+    const opened = openOrRebuildStateStore(join(dir, "state.db"), room, form);
     store = opened.store;
     toldIndex = store.appliedIndex;
     consensus = port;

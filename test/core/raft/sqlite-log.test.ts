@@ -1,6 +1,6 @@
 import { Database } from "bun:sqlite";
 import { afterEach, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { configurationOf } from "../../../core/raft/configuration.ts";
@@ -12,6 +12,7 @@ import {
   FORMAT_VERSION,
   openSqliteLog,
 } from "../../../core/raft/sqlite-log.ts";
+import { createRowSealer } from "../../../core/sqlite-seal.ts";
 import { type Random, seededRandom } from "../../../core/random.ts";
 import { createDisk } from "../../sim/disk.ts";
 
@@ -27,6 +28,10 @@ function tempDir(): string {
 }
 
 const open = (dir: string, nodeId = "a") => openSqliteLog({ dir, nodeId, walBytes: 0 });
+const KEY = new Uint8Array(32).fill(7);
+/** As a manager of today, which seals. */
+const openSealed = (dir: string, key = KEY) =>
+  openSqliteLog({ dir, nodeId: "a", walBytes: 0, sealer: createRowSealer(key) });
 
 /** Changes the file as a bad disk would. */
 function tamper(dir: string, sql: string): void {
@@ -88,12 +93,13 @@ describe("sqlite-log", () => {
     for (let seed = 1; seed <= 8; seed++) {
       const dir = tempDir();
       const disk = createDisk();
-      let log = open(dir);
+      const reopen = seed % 2 === 0 ? openSealed : open;
+      let log = reopen(dir);
       for (const batch of randomBatches(seededRandom(seed), 25)) {
         log.persist(batch);
         disk.persist(batch);
         log.close();
-        log = open(dir);
+        log = reopen(dir);
         const expected = disk.read();
         // The base is kept as a base only, not as the snapshot that it came with.
         const { index, term, configuration } = expected.base;
@@ -106,6 +112,81 @@ describe("sqlite-log", () => {
       log.close();
     }
   }, 30_000);
+
+  describe("with a sealer", () => {
+    const snapshotOf = (index: number, pieces: Uint8Array[]): PersistBatch => {
+      const meta = { index, term: 1, configuration: EMPTY_CONFIGURATION };
+      const sizes = { pieceCount: pieces.length, sizeBytes: 9 };
+      return { ...batchOf([], index), snapshot: { meta: { ...meta, ...sizes }, pieces } };
+    };
+    const text = (bytes: Uint8Array | undefined) => new TextDecoder().decode(bytes);
+    const bytesOf = (dir: string) =>
+      ["raft.db", "raft.db-wal"]
+        .map((name) => join(dir, name))
+        .filter((path) => existsSync(path))
+        .map((path) => readFileSync(path, "latin1"))
+        .join("");
+
+    test("neither entries nor snapshots are on the disk in clear", () => {
+      const dir = tempDir();
+      let log = openSealed(dir);
+      log.persist(batchOf([entry(1), entry(2)], 2));
+      log.persist(snapshotOf(2, [new TextEncoder().encode("piece of state")]));
+      log.close();
+      expect(bytesOf(dir)).not.toMatch(/entry [12]|piece of/);
+      log = openSealed(dir);
+      expect(log.stored.entries.map(({ data }) => text(data))).toEqual(["entry 1/1", "entry 2/1"]);
+      expect(text(log.readSnapshotPiece(2, 0))).toBe("piece of state");
+      log.close();
+    });
+
+    test("another key, or none, is refused in words, also where a loss would be accepted", () => {
+      const dir = tempDir();
+      const log = openSealed(dir);
+      log.persist(batchOf([entry(1)], 1));
+      log.close();
+      for (const attempt of [
+        () => open(dir),
+        () => openSealed(dir, new Uint8Array(32)),
+        () => openSqliteLog({ dir, nodeId: "a", walBytes: 0, acceptLoss: true }),
+      ]) {
+        try {
+          attempt();
+          throw new Error("it was opened");
+        } catch (error) {
+          expect(error).toMatchObject({
+            code: "failed-precondition",
+            details: { isDamaged: true },
+          });
+          expect(String(error)).toContain("restore pki/storage-key");
+        }
+      }
+      openSealed(dir).close();
+    });
+
+    test("what an older version has written in clear is read, until it is compacted away", () => {
+      const dir = tempDir();
+      let log = open(dir);
+      log.persist(batchOf([entry(1)], 1));
+      log.persist(snapshotOf(1, [new TextEncoder().encode("old state")]));
+      log.close();
+      tamper(dir, "ALTER TABLE snapshot_piece DROP COLUMN is_sealed");
+      tamper(dir, "PRAGMA user_version = 2");
+      log = openSealed(dir);
+      log.persist(batchOf([entry(2)], 2));
+      log.close();
+      log = openSealed(dir);
+      expect(log.stored.entries.map(({ data }) => text(data))).toEqual(["entry 1/1", "entry 2/1"]);
+      expect(text(log.readSnapshotPiece(1, 0))).toBe("old state");
+      log.persist({
+        ...snapshotOf(2, [new Uint8Array([1])]),
+        base: { index: 2, term: 1, configuration: EMPTY_CONFIGURATION },
+      });
+      log.close();
+      tamper(dir, "VACUUM");
+      expect(bytesOf(dir)).not.toMatch(/entry 1|old state/);
+    });
+  });
 
   test("puts staged pieces in force with their batch only", () => {
     const dir = tempDir();
@@ -190,7 +271,7 @@ describe("sqlite-log", () => {
     log.close();
     expect(() => open(dir, "b")).toThrow(/belongs to node "a"/);
     tamper(dir, `PRAGMA user_version = ${FORMAT_VERSION + 1}`);
-    expect(() => open(dir)).toThrow(/format is version 3, this program reads 1 to 2/);
+    expect(() => open(dir)).toThrow(/format is version 4, this program reads 1 to 3/);
     tamper(dir, `PRAGMA application_id = 7`);
     expect(() => open(dir)).toThrow(/no log of shoal/);
   });

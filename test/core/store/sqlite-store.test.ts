@@ -1,6 +1,6 @@
 import { Database } from "bun:sqlite";
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as fc from "fast-check";
@@ -8,9 +8,12 @@ import { encodeProposal } from "../../../core/protocol.ts";
 import type { Proposal } from "../../../core/store/action.ts";
 import { claimsOf, referencesOf } from "../../../core/store/claims.ts";
 import { type MemoryRows, TABLE_NAMES } from "../../../core/store/memory-rows.ts";
+import { createRowSealer } from "../../../core/sqlite-seal.ts";
+import { CLEAR_ROWS, sealedRows } from "../../../core/store/sqlite-row-form.ts";
 import { bodiesOf } from "../../../core/store/sqlite-snapshot.ts";
 import {
   type Entry,
+  openOrRebuildStateStore,
   openStateReader,
   openStateStore,
   type StateStore,
@@ -19,6 +22,8 @@ import type { ClusterView } from "../../../core/store/view.ts";
 import { clusterDraft, create, nodeDraft, proposal, serviceDraft, taskDraft } from "./objects.ts";
 import { proposals } from "./random-actions.ts";
 
+const SEALED = sealedRows(createRowSealer(new Uint8Array(32).fill(7)));
+const SEALED_READER = sealedRows(createRowSealer(new Uint8Array(32).fill(7)), true);
 let dir: string;
 let fileCount = 0;
 beforeEach(() => {
@@ -108,41 +113,85 @@ describe("StateStore", () => {
 
   test("memory, file, reader, reopened file and restored snapshot agree after random proposals", () => {
     fc.assert(
-      fc.property(proposals, fc.integer({ min: 1, max: 5 }), (list, batchSize) => {
-        const path = newPath();
-        const store = openStateStore(path);
-        const reader = openStateReader(path);
-        const entries = list.map((proposal, i) => entry(i + 1, proposal));
-        for (let i = 0; i < entries.length; i += batchSize) {
-          store.applyEntries(entries.slice(i, i + batchSize));
-        }
-        const expected = answers(store.rows);
-        expectIndexes(store.rows);
-        expect(reader.read(answers)).toEqual(expected);
+      fc.property(
+        proposals,
+        fc.integer({ min: 1, max: 5 }),
+        fc.boolean(),
+        (list, batchSize, isSealed) => {
+          const path = newPath();
+          const form = isSealed ? SEALED : CLEAR_ROWS;
+          const store = openStateStore(path, undefined, form);
+          const reader = openStateReader(path, undefined, isSealed ? SEALED_READER : form);
+          const entries = list.map((proposal, i) => entry(i + 1, proposal));
+          for (let i = 0; i < entries.length; i += batchSize) {
+            store.applyEntries(entries.slice(i, i + batchSize));
+            // What it has opened before may have changed.
+            if (i === 0) expect(reader.read(answers)).toEqual(answers(store.rows));
+          }
+          const expected = answers(store.rows);
+          expectIndexes(store.rows);
+          expect(reader.read(answers)).toEqual(expected);
 
-        const restored = openStateStore(newPath());
-        restored.applyEntries([entry(1, proposal([create("node", nodeDraft("old", 77))]))]);
-        const { index, data } = store.snapshot();
-        restored.restore(data, { index, term: 1 });
-        expect(answers(restored.rows)).toEqual(expected);
-        expectIndexes(restored.rows);
-        expect(restored.snapshot().data).toEqual(data);
+          const restored = openStateStore(newPath());
+          restored.applyEntries([entry(1, proposal([create("node", nodeDraft("old", 77))]))]);
+          const { index, data } = store.snapshot();
+          restored.restore(data, { index, term: 1 });
+          expect(answers(restored.rows)).toEqual(expected);
+          expectIndexes(restored.rows);
+          expect(restored.snapshot().data).toEqual(data);
 
-        // Both go on alike, though their maps were filled in another order.
-        const next = list.map((proposal, i) => entry(index + 1 + i, proposal));
-        expect(restored.applyEntries(next)).toEqual(store.applyEntries(next));
-        expect(restored.snapshot().data).toEqual(store.snapshot().data);
+          // Both go on alike, though their maps were filled in another order.
+          const next = list.map((proposal, i) => entry(index + 1 + i, proposal));
+          expect(restored.applyEntries(next)).toEqual(store.applyEntries(next));
+          expect(restored.snapshot().data).toEqual(store.snapshot().data);
 
-        const last = answers(store.rows);
-        reader.close();
-        store.close();
-        const reopened = openStateStore(path);
-        expect(answers(reopened.rows)).toEqual(last);
-        reopened.close();
-        restored.close();
-      }),
+          const last = answers(store.rows);
+          reader.close();
+          store.close();
+          const reopened = openStateStore(path, undefined, form);
+          expect(answers(reopened.rows)).toEqual(last);
+          reopened.close();
+          restored.close();
+        },
+      ),
       { numRuns: 40 },
     );
+  });
+
+  test("sealed, the file says nothing of names and bodies, and is opened by its key only", () => {
+    const path = newPath();
+    const words = /secret-name|env=value/;
+    const service = serviceDraft("s1", { Name: "secret-name", Labels: { x: "env=value" } });
+    const contents = () =>
+      ["", "-wal"]
+        .map((suffix) => path + suffix)
+        .filter((file) => existsSync(file))
+        .map((file) => readFileSync(file, "latin1"))
+        .join("");
+    // An older version's: it is taken away whole, and filled again.
+    const clear = openStateStore(path);
+    clear.applyEntries([entry(1, proposal([create("service", service)]))]);
+    clear.close();
+    expect(contents()).toMatch(words);
+    const opened = openOrRebuildStateStore(path, undefined, SEALED);
+    expect(opened.rebuiltBecause).toBe("it was written before rows were sealed");
+    expect(existsSync(`${path}.damaged`)).toBe(false);
+    opened.store.applyEntries([entry(1, proposal([create("service", service)]))]);
+    const reader = openStateReader(path, undefined, SEALED);
+    expect(reader.read((view) => view.serviceByName("secret-name")?.id)).toBe("s1");
+    expect(reader.read((view) => view.serviceByName("Secret-name"))).toBeUndefined();
+    reader.close();
+    opened.store.close();
+    expect(contents()).not.toMatch(words);
+    for (const [form, why] of [
+      [CLEAR_ROWS, "its rows are sealed"],
+      [sealedRows(createRowSealer(new Uint8Array(32))), "Cannot open what is sealed"],
+    ] as const) {
+      const other = openOrRebuildStateStore(path, undefined, form);
+      expect(other.rebuiltBecause).toContain(why);
+      other.store.close();
+      renameSync(`${path}.damaged`, path);
+    }
   });
 
   test("skips entries that it has applied and refuses a gap", () => {

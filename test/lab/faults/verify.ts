@@ -81,7 +81,7 @@ function checkHistory(load: Load): string[] {
 /** A manager's rows, from its own state.db. */
 async function readState(host: Host): Promise<StateDigest> {
   const script = join(import.meta.dir, "read-state.ts");
-  const text = await host.run([process.execPath, script, "/var/lib/shoal/state/state.db"]);
+  const text = await host.run([process.execPath, script, "/var/lib/shoal"]);
   // What read-state.ts prints.
   return JSON.parse(text) as StateDigest;
 }
