@@ -40,6 +40,9 @@ if [ "$buildOnly" = 0 ]; then
   need kmod modprobe
   need util-linux nsenter unshare setsid
   need docker-registry docker-registry
+  need golang-cfssl cfssl
+  # Programs with another libc than this machine's, for the test of resolvers: only where there is a compiler.
+  if command -v gcc >/dev/null 2>&1; then need musl-tools musl-gcc; fi
   # A kernel with IPVS for the tests that need one; Debian builds it for this architecture only.
   if [ "$(uname -m)" = x86_64 ]; then
     need user-mode-linux linux.uml

@@ -1,24 +1,17 @@
 /** /swarm: the cluster itself. Source: Docker Engine API, tag Swarm; moby daemon/cluster/swarm.go. */
 import { Hono } from "hono";
 import { ClusterError } from "../../core/errors.ts";
-import type { CaRotation, Cluster, ClusterSpec } from "../../core/objects/cluster.ts";
+import type { Cluster, ClusterSpec, ExternalCa } from "../../core/objects/cluster.ts";
 import type { NodeAvailability } from "../../core/objects/node.ts";
-import type { Random } from "../../core/random.ts";
-import { createRootCa, readRootCa } from "../../net/pki/issue.ts";
 import { makeJoinToken } from "../../net/pki/join-token.ts";
 import { tlsInfo } from "../../net/pki/read.ts";
-import {
-  openTokens,
-  openUnlockKey,
-  sealRotation,
-  sealTokens,
-  sealUnlockKey,
-} from "../cluster-secrets.ts";
+import { openTokens, openUnlockKey, sealTokens, sealUnlockKey } from "../cluster-secrets.ts";
 import { makeUnlockKey, parseUnlockKey } from "../unlock-key.ts";
 import { readBody } from "./body.ts";
+import { type CaWish, externalCas, keptExternalCas, planCaChange } from "./ca-config.ts";
 import { type ApiContext, propose } from "./context.ts";
 import { isTruthy, parseGoBool, parseVersion } from "./go-values.ts";
-import type { InitRequest, JoinRequest } from "./ports.ts";
+import type { ApiPorts, InitRequest, JoinRequest } from "./ports.ts";
 import { controlError } from "./problem.ts";
 import { type Json, renderCluster } from "./render.ts";
 import {
@@ -63,8 +56,12 @@ export function swarmRoutes(context: ApiContext): Hono {
         `Datapath port number is not in valid range (1024-49151) : ${dataPathPort}`,
       );
     }
-    refuseExternalCa(spec?.CAConfig?.ExternalCAs);
-    refuseSigningCa(spec?.CAConfig);
+    refuseSigningCa(body.Spec?.CAConfig);
+    const ExternalCAs = externalCas(body.Spec?.CAConfig?.ExternalCAs);
+    if (spec?.CAConfig && ExternalCAs.length > 0) {
+      refuseUnknownRoot(ExternalCAs);
+      request.Spec = { ...spec, CAConfig: { ...spec.CAConfig, ExternalCAs } };
+    }
     return c.json(await ports.init(request));
   });
 
@@ -105,9 +102,13 @@ export function swarmRoutes(context: ApiContext): Hono {
     const parsed = await readBody(c, clusterSpecSchema);
     const cluster = await ports.read((view) => view.cluster());
     if (!cluster) throw new ClusterError("unavailable", NOT_IN_SWARM);
-    const spec = checkClusterSpec(parsed, cluster.spec);
-    const rotation = await newRotation(parsed.CAConfig, cluster, ports.random);
-    const caRotation = rotation && sealRotation(ports.vault, rotation);
+    const entries = keptExternalCas(
+      parsed.CAConfig,
+      externalCas(parsed.CAConfig?.ExternalCAs),
+      cluster,
+    );
+    const spec = checkClusterSpec(parsed, cluster.spec, entries);
+    const ca = await planCaChange(parsed.CAConfig, entries, cluster, ports);
     const token = () => makeJoinToken(cluster.rootCa.certificatePem, ports.random);
     const joinTokens = () =>
       sealTokens(ports.vault, {
@@ -125,10 +126,10 @@ export function swarmRoutes(context: ApiContext): Hono {
         set: {
           spec,
           ...(rotateWorker || rotateManager ? { joinTokens: joinTokens() } : {}),
-          ...(caRotation ? { caRotation } : {}),
-          ...(isNewKey ? { unlockKey: sealUnlockKey(ports.vault, makeUnlockKey()) } : {}),
+          ...ca.set,
+          ...(isNewKey ? newUnlockKey(ports, cluster) : {}),
         },
-        ...(isLocked ? {} : { unset: ["unlockKey"] }),
+        unset: [...ca.unset, ...(isLocked ? [] : ["unlockKey"])],
       },
     ]);
     return c.body(null, 200);
@@ -160,12 +161,28 @@ function chosen(availability: NodeAvailability | "" | undefined): {
   return availability ? { Availability: availability } : {};
 }
 
-function refuseExternalCa(wanted: unknown[] | undefined): void {
-  if (!wanted || wanted.length === 0) return;
-  throw new ClusterError("not-implemented", "external CAs are not supported yet: leave them out");
+/** Who had the old one may have had the data key as well: that one changes with it. */
+function newUnlockKey(
+  { vault, nowMs }: Pick<ApiPorts, "vault" | "nowMs">,
+  { dataKeys }: Cluster,
+): Pick<Cluster, "unlockKey" | "dataKeys"> {
+  const nextId = dataKeys?.nextId ?? vault.prepare(nowMs());
+  return {
+    unlockKey: sealUnlockKey(vault, makeUnlockKey()),
+    dataKeys: { ...dataKeys, nextId },
+  };
 }
 
-function refuseSigningCa(wanted: CaWish): void {
+/** The root is made by init: nobody else has its key yet, so without one of its own an external CA cannot sign. */
+function refuseUnknownRoot(entries: readonly ExternalCa[]): void {
+  if (entries.every(({ CACert }) => CACert !== "")) return;
+  throw new ClusterError(
+    "invalid-argument",
+    "an external CA cannot sign by the root that init is about to make: init without it, then docker swarm ca --rotate --ca-cert FILE --external-ca protocol=cfssl,url=URL",
+  );
+}
+
+function refuseSigningCa(wanted: CaWish | undefined): void {
   if (!wanted?.SigningCACert && !wanted?.SigningCAKey) return;
   throw new ClusterError(
     "not-implemented",
@@ -173,51 +190,17 @@ function refuseSigningCa(wanted: CaWish): void {
   );
 }
 
-type CaWish = { ForceRotate?: number; SigningCACert?: string; SigningCAKey?: string } | undefined;
-
-/** The rotation that the spec asks for, by a higher ForceRotate or by a root of the user's own. */
-async function newRotation(
-  wanted: CaWish,
-  cluster: Cluster,
-  random: Random,
-): Promise<CaRotation | undefined> {
-  const certificate = wanted?.SigningCACert ?? "";
-  const key = wanted?.SigningCAKey ?? "";
-  const isForced = (wanted?.ForceRotate ?? 0) !== (cluster.spec.CAConfig.ForceRotate ?? 0);
-  if (certificate === "" && key === "" && !isForced) return undefined;
-  if (cluster.caRotation) {
-    throw new ClusterError(
-      "failed-precondition",
-      "the root CA is being rotated already: it ends when every node has followed; remove nodes that are gone for good by docker node rm",
-    );
-  }
-  if ((certificate === "") !== (key === "")) {
-    throw new ClusterError(
-      "invalid-argument",
-      "a new root CA needs both its certificate and its key: external CAs are not supported yet",
-    );
-  }
-  const root =
-    certificate === ""
-      ? await createRootCa({ random })
-      : readRootCa({ certificatePem: certificate, keyPem: key, nowMs: Date.now() });
-  const token = () => makeJoinToken(root.certificatePem, random);
-  return {
-    ...root,
-    issuerPublicKey: tlsInfo(root.certificatePem).CertIssuerPublicKey,
-    joinTokens: { worker: token(), manager: token() },
-    isSigning: false,
-  };
-}
-
 /** The spec as stored. It replaces the old one: what is not given becomes zero, as in stock. */
-function checkClusterSpec(parsed: ParsedClusterSpec, current: ClusterSpec): ClusterSpec {
+function checkClusterSpec(
+  parsed: ParsedClusterSpec,
+  current: ClusterSpec,
+  ExternalCAs: ExternalCa[],
+): ClusterSpec {
   // No name is the default one, in stock too.
   if (parsed.Name !== "" && parsed.Name !== "default") {
     throw new ClusterError("invalid-argument", 'swarm spec must be named "default"');
   }
   const ca = parsed.CAConfig;
-  refuseExternalCa(ca?.ExternalCAs);
   // Zero is as not given.
   if (ca && ca.NodeCertExpiry !== 0 && ca.NodeCertExpiry < CERT_EXPIRY_NS_MIN) {
     throw controlError("invalid-argument", "minimum certificate expiry time is: 1h0m0s");
@@ -246,6 +229,7 @@ function checkClusterSpec(parsed: ParsedClusterSpec, current: ClusterSpec): Clus
     CAConfig: {
       NodeCertExpiry: ca?.NodeCertExpiry || current.CAConfig.NodeCertExpiry,
       ...(ca?.ForceRotate === undefined ? {} : { ForceRotate: ca.ForceRotate }),
+      ...(ExternalCAs.length > 0 ? { ExternalCAs } : {}),
     },
   };
 }

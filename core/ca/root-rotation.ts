@@ -2,11 +2,14 @@
  * A new root CA takes the place of the old one without a moment in which two nodes do not believe each
  * other. The steps follow from what the nodes themselves say of their certificates (TLSInfo):
  *
- * 1. All nodes are told to trust both roots, and renew; the old one still signs.
+ * 1. All nodes are told to trust both roots; the old one still signs.
  * 2. Once every node trusts both, the new one signs, and all renew again.
  * 3. Once every manager shows a certificate of the new root, the join tokens change to its digest: a
  *    joining node looks for that root behind the manager's certificate.
- * 4. Once every node's certificate is of the new root, the old one is dropped, and all renew their trust.
+ * 4. Once every node's certificate is of the new root, the old one is dropped, and nobody trusts it any more.
+ *
+ * Another rotation takes the place of one under way (as in stock): it begins with 1, and what the first one has
+ * made trusted stays so until the end. Nothing but 2 needs a signature: a CA that is gone can be rotated away.
  *
  * A node that is down holds the rotation up, for it would be shut out; it goes on when the node returns
  * or is removed. Stock Swarm signs the new root by the old one instead; two trusted roots need no chains.
@@ -16,10 +19,13 @@ import type { NodeObject } from "../objects/node.ts";
 import type { Plan, PlanInput } from "../plan.ts";
 import type { StoreAction } from "../store/action.ts";
 
-/** What every node believes, in PEM: one root, or both while they change. */
+/** What every node believes, in PEM: one root, or all that are in use while they change. */
 export function trustedRoots(cluster: Cluster): string {
   const { rootCa, caRotation } = cluster;
-  return caRotation ? rootCa.certificatePem + caRotation.certificatePem : rootCa.certificatePem;
+  if (!caRotation) return rootCa.certificatePem;
+  const { certificatePem, replacedPem = "" } = caRotation;
+  const isBack = certificatePem === rootCa.certificatePem;
+  return rootCa.certificatePem + replacedPem + (isBack ? "" : certificatePem);
 }
 
 /** The root that signs now. */

@@ -1,5 +1,15 @@
+import type { UnixMs } from "../ids.ts";
 import type { Labels, Nanoseconds, ObjectMeta } from "./object-meta.ts";
 import type { LogDriver } from "./task.ts";
+
+/** Source: Docker Engine API, definition SwarmSpec, CAConfig.ExternalCAs. */
+export type ExternalCa = {
+  Protocol: "cfssl";
+  URL: string;
+  Options?: Record<string, string>;
+  /** The root by which it signs; empty: the present one. */
+  CACert: string;
+};
 
 /** SwarmSpec in the Docker API's shape. Source: Docker Engine API, definition SwarmSpec. */
 export type ClusterSpec = {
@@ -14,7 +24,7 @@ export type ClusterSpec = {
     HeartbeatTick: number;
   };
   Dispatcher: { HeartbeatPeriod: Nanoseconds };
-  CAConfig: { NodeCertExpiry: Nanoseconds; ForceRotate?: number; ExternalCAs?: unknown[] };
+  CAConfig: { NodeCertExpiry: Nanoseconds; ForceRotate?: number; ExternalCAs?: ExternalCa[] };
   /** For tasks made from then on. */
   TaskDefaults: { LogDriver?: LogDriver };
   EncryptionConfig: { AutoLockManagers: boolean };
@@ -23,7 +33,10 @@ export type ClusterSpec = {
 /** Source of the steps: core/ca/root-rotation.ts. */
 export type CaRotation = {
   certificatePem: string;
+  /** Empty: an external CA signs. */
   keyPem: string;
+  /** Roots of rotations that this one has taken the place of: nodes may still have certificates of theirs. */
+  replacedPem?: string;
   /** As nodes name their issuer: base64 of the key's SPKI. */
   issuerPublicKey: string;
   /** They hold the digest of this root. */
@@ -32,12 +45,21 @@ export type CaRotation = {
   isSigning: boolean;
 };
 
+/** Of encrypted networks. Source of the steps: core/encryption/mesh-keys.ts. */
+export type MeshKey = {
+  id: string;
+  /** Base64 of 32 bytes; sealed outside of core/. */
+  secret: string;
+  createdAtMs: UnixMs;
+};
+
 /**
  * The one cluster object. Its id is the cluster id (O of every certificate). Keys of roots, tokens and the
  * unlock key are sealed outside of core/, which only passes them along (agent/cluster-secrets.ts).
  */
 export type Cluster = ObjectMeta & {
   spec: ClusterSpec;
+  /** Without key (empty) the cluster's certificates are signed by an external CA alone. */
   rootCa: { certificatePem: string; keyPem: string };
   /** While another root takes the place of rootCa. */
   caRotation?: CaRotation;
@@ -45,11 +67,15 @@ export type Cluster = ObjectMeta & {
   joinTokens: { worker: string; manager: string };
   /** `SWMKEY-1-…`, while spec.EncryptionConfig.AutoLockManagers: opens managers that start. */
   unlockKey?: string;
+  /** Which of the managers' data keys seals; absent: their newest. Source: agent/data-keys.ts. */
+  dataKeys?: { sealingId?: string; nextId?: string };
   /** CIDRs from which overlay subnets are cut. */
   addressPools: string[];
   subnetSize: number;
   /** CIDR from which each node gets one /32 mesh address; never overlaps a subnet. */
   meshPool: string;
+  /** While there is an encrypted network; the newest last. */
+  meshKeys?: MeshKey[];
   dataPathPort: number;
 };
 

@@ -78,7 +78,8 @@ export async function createRootCa(
 }
 
 /**
- * A root that the user brings: one self-signed P-256 CA certificate with its key.
+ * A root that the user brings: one self-signed P-256 CA certificate with its key, or without (empty) when an
+ * external CA has it.
  * @throws {ClusterError} invalid-argument saying what is wrong with it.
  */
 export function readRootCa(given: {
@@ -106,6 +107,8 @@ export function readRootCa(given: {
   if (Date.parse(certificate.validTo) < given.nowMs + OWN_ROOT_LIFE_MS_MIN) {
     throw refuse(`it ends ${certificate.validTo}, a year of life is needed at least`);
   }
+  const certificatePem = encodePem("CERTIFICATE", certificate.raw);
+  if (given.keyPem === "") return { certificatePem, keyPem: "" };
   let key: KeyObject;
   try {
     key = createPrivateKey(given.keyPem);
@@ -119,10 +122,7 @@ export function readRootCa(given: {
     );
   }
   if (!certificate.checkPrivateKey(key)) throw refuse("the key is not the certificate's");
-  return {
-    certificatePem: encodePem("CERTIFICATE", certificate.raw),
-    keyPem: key.export({ type: "pkcs8", format: "pem" }),
-  };
+  return { certificatePem, keyPem: key.export({ type: "pkcs8", format: "pem" }) };
 }
 
 /** A node's new key and the request (PKCS #10) for its certificate. The key never leaves the node. */
@@ -168,7 +168,7 @@ export async function issueCertificate(options: {
       `Cannot issue a certificate for ${lifetimeMs} ms: at least ${CERTIFICATE_LIFE_MS_MIN} ms are needed; raise the certificate expiry of the swarm`,
     );
   }
-  const spki = await verifyCsr(csrPem);
+  const spki = await readCsrKey(csrPem);
   const x509 = await loadLibrary();
   const authority = parseCertificate(ca.certificatePem);
   const authoritySpki = authority.publicKey.export({ type: "spki", format: "der" });
@@ -200,8 +200,11 @@ export async function issueCertificate(options: {
   return encodePem("CERTIFICATE", new Uint8Array(certificate.rawData));
 }
 
-/** The request's public key (SPKI, DER), once its signature by that key is verified. */
-async function verifyCsr(csrPem: string): Promise<Uint8Array> {
+/**
+ * The request's public key (SPKI, DER), once its signature by that key is verified.
+ * @throws {ClusterError} invalid-argument when it is unreadable, badly signed or not P-256.
+ */
+export async function readCsrKey(csrPem: string): Promise<Uint8Array> {
   const fail = (why: string, cause?: unknown) =>
     new ClusterError("invalid-argument", `Cannot accept the certificate request: ${why}`, {
       cause,

@@ -61,6 +61,7 @@ export async function connectRpc(options: ConnectOptions): Promise<RpcConnection
     const peer = verifyPeer(socket, trust);
     const refuse = (why: string) =>
       new ClusterError("unauthenticated", `Cannot use the node at ${addr}: ${why}`);
+    if (peer.expiredNodeId !== undefined) throw refuse("its certificate has expired");
     if (peer.nodeId === undefined) throw refuse("it shows no certificate");
     if (peer.role !== expectRole) throw refuse(`it is a ${peer.role}, not a ${expectRole}`);
     if (expectNodeId !== undefined && peer.nodeId !== expectNodeId) {

@@ -41,6 +41,8 @@ export type RpcNoteHandlers = {
   [N in RpcNote]?: (body: RpcNotes[N]["body"], connection: RpcConnection) => void;
 };
 
+/** All that a node with an expired certificate may ask. */
+const METHOD_OF_EXPIRED: RpcMethod = "renew-certificate";
 export const REQUEST_TIMEOUT_MS = 10_000;
 /** Own requests waiting for an answer; more are refused as busy. */
 export const PENDING_MAX = 1_000;
@@ -181,7 +183,10 @@ export function createConnection(options: ConnectionOptions): OwnedConnection {
   const checkRole = (name: string, role: RpcMethods[RpcMethod]["role"]) => {
     if (role === "any") return;
     if (peer.nodeId === undefined) {
-      throw new ClusterError("unauthenticated", `"${name}" needs a node certificate`);
+      const isExpired = peer.expiredNodeId !== undefined;
+      if (isExpired && name === METHOD_OF_EXPIRED) return;
+      const needed = isExpired ? "a certificate that has not expired" : "a node certificate";
+      throw new ClusterError("unauthenticated", `"${name}" needs ${needed}`);
     }
     if (role === "manager" && peer.role !== "manager") {
       throw new ClusterError(

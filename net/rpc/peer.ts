@@ -6,6 +6,8 @@ export type PeerIdentity = {
   nodeId?: string;
   clusterId?: string;
   role?: NodeRole;
+  /** Instead of the three: whose certificate has expired, not too long ago. It may ask for the next one only. */
+  expiredNodeId?: string;
   /** Remote IP address. */
   address: string;
 };

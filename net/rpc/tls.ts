@@ -10,6 +10,12 @@ import { decodeCertificates } from "../pki/pem.ts";
 import { type CertificateIdentity, identityOf, isIssuedBy, readCertificate } from "../pki/read.ts";
 import type { PeerIdentity, TlsIdentity } from "./peer.ts";
 
+/**
+ * A node whose certificate has expired may ask for the next one for so long: it was switched off, or cut off.
+ * Stock has no way back but to leave and join.
+ */
+export const EXPIRED_MS_MAX = 90 * 86_400_000;
+
 /** Whom we believe: certificates of these CAs that name this cluster (any, while joining). */
 export type Trust = { authorities: X509Certificate[]; clusterId?: string };
 
@@ -46,10 +52,12 @@ export function verifyPeer(socket: TLSSocket, trust: Trust): PeerIdentity {
   if (!raw) return { address };
   const refuse = (why: string) =>
     new ClusterError("unauthenticated", `Cannot accept the certificate of ${address}: ${why}`);
+  const certificate = new X509Certificate(raw);
   if (!socket.authorized) {
+    const expired = expiredNodeOf(certificate, trust);
+    if (expired !== undefined) return { expiredNodeId: expired, address };
     throw refuse(`it is not valid here (${authorizationErrorOf(socket)})`);
   }
-  const certificate = new X509Certificate(raw);
   if (!isIssuedBy(certificate, trust.authorities, Date.now())) {
     throw refuse("it is expired or not signed by this cluster's CA");
   }
@@ -60,6 +68,21 @@ export function verifyPeer(socket: TLSSocket, trust: Trust): PeerIdentity {
   }
   const { nodeId, clusterId, role } = identity;
   return { nodeId, clusterId, role, address };
+}
+
+/**
+ * The node of a certificate that is good but for its end, which is not long ago. That the peer has its key the
+ * handshake has shown. The library's verdict is no help: it names one of several faults.
+ */
+function expiredNodeOf(certificate: X509Certificate, trust: Trust): string | undefined {
+  const endMs = Date.parse(certificate.validTo);
+  const nowMs = Date.now();
+  if (nowMs <= endMs || nowMs > endMs + EXPIRED_MS_MAX) return undefined;
+  if (!isIssuedBy(certificate, trust.authorities, endMs)) return undefined;
+  const identity = identityOf(certificate);
+  if (!identity) return undefined;
+  const isOurs = trust.clusterId === undefined || identity.clusterId === trust.clusterId;
+  return isOurs ? identity.nodeId : undefined;
 }
 
 /** Undefined without a certificate; Bun then gives an object without fields. */

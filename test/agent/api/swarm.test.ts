@@ -1,8 +1,9 @@
-import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { afterEach, beforeAll, beforeEach, describe, expect, test } from "bun:test";
 import { openTokens } from "../../../agent/cluster-secrets.ts";
 import { LOCKED } from "../../../agent/lock.ts";
 import { ClusterError } from "../../../core/errors.ts";
-import { defaultClusterSpec } from "../../../core/objects/cluster.ts";
+import { defaultClusterSpec, type ExternalCa } from "../../../core/objects/cluster.ts";
+import { type CertificateAuthority, createRootCa } from "../../../net/pki/issue.ts";
 import golden from "./golden/swarm.json" with { type: "json" };
 import { CA_PEM, CLUSTER_ID } from "./fake-ports.ts";
 import { type ApiLab, at, createLab, field, keyPaths } from "./lab.ts";
@@ -62,10 +63,11 @@ describe("POST /swarm/init", () => {
     [{ Spec: { Name: "other" } }, 400, 'swarm spec must be named "default"'],
     [{ DataPathPort: 80 }, 400, "Datapath port number is not in valid range (1024-49151) : 80"],
     [{ Availability: "away" }, 400, "invalid value for Availability: "],
+    [{ Spec: { CAConfig: { ExternalCAs: [{ URL: "x" }] } } }, 400, "cannot use the external CA"],
     [
-      { Spec: { CAConfig: { ExternalCAs: [{ URL: "x" }] } } },
-      501,
-      "external CAs are not supported",
+      { Spec: { CAConfig: { ExternalCAs: [{ URL: "https://ca/sign" }] } } },
+      400,
+      "cannot sign by the root that init is about to make",
     ],
   ])("refuses %j", async (body, status, message) => {
     inactive();
@@ -117,7 +119,7 @@ describe("POST /swarm/update", () => {
     expect(cluster().rootCa.keyPem).toBe("the CA's key");
   });
 
-  test("begins a rotation of the root CA, and refuses another one meanwhile", async () => {
+  test("begins a rotation of the root CA, which another one takes the place of", async () => {
     const wish = (ForceRotate: number) =>
       spec({ CAConfig: { NodeCertExpiry: 7_776_000_000_000_000, ForceRotate } });
     expect((await lab.call("POST", updatePath(), wish(1))).status).toBe(200);
@@ -130,9 +132,15 @@ describe("POST /swarm/update", () => {
     expect(at(body, "RootRotationInProgress")).toBe(true);
     expect(field(body, "TLSInfo", "TrustRoot")).toBe(caRotation?.certificatePem ?? "");
     expect(text).not.toContain("PRIVATE KEY");
-    const again = await lab.call("POST", updatePath(), wish(2));
-    expect(field(again.body, "message")).toContain("the root CA is being rotated already");
     expect((await lab.call("POST", updatePath(), wish(1))).status).toBe(200);
+    expect(cluster().caRotation).toEqual(caRotation);
+    for (const count of [2, 3]) {
+      const before = cluster().caRotation!;
+      expect((await lab.call("POST", updatePath(), wish(count))).status).toBe(200);
+      expect(cluster().caRotation?.replacedPem).toEndWith(before.certificatePem);
+    }
+    const fourth = await lab.call("POST", updatePath(), wish(4));
+    expect(field(fourth.body, "message")).toContain("rotated already, for the third time");
   });
 
   test("refuses a stale version as stock does", async () => {
@@ -148,8 +156,21 @@ describe("POST /swarm/update", () => {
     ["rotateWorkerToken=perhaps", {}, 400, "invalid value for rotateWorkerToken: perhaps"],
     ["", { Name: "mine" }, 400, 'swarm spec must be named "default"'],
     ["", { CAConfig: { NodeCertExpiry: 1 } }, 400, "minimum certificate expiry time is: 1h0m0s"],
-    ["", { CAConfig: { ExternalCAs: [{ URL: "https://ca" }] } }, 501, "external CAs are not"],
-    ["", { CAConfig: { SigningCACert: "x" } }, 400, "needs both its certificate and its key"],
+    ["", { CAConfig: { ExternalCAs: [{ URL: "http://ca" }] } }, 400, "write https://HOST:PORT/"],
+    [
+      "",
+      { CAConfig: { ExternalCAs: [{ Protocol: "acme", URL: "https://ca" }] } },
+      400,
+      'invalid protocol: "acme"',
+    ],
+    [
+      "",
+      { CAConfig: { ExternalCAs: Array.from({ length: 17 }, () => ({ URL: "https://ca/sign" })) } },
+      400,
+      "17 external CAs are too many",
+    ],
+    ["", { CAConfig: { SigningCAKey: "x" } }, 400, "the signing CA cert must also be provided"],
+    ["", { CAConfig: { SigningCACert: "x" } }, 400, "no certificate in it"],
     ["", { CAConfig: { SigningCACert: "x", SigningCAKey: "y" } }, 400, "no certificate in it"],
   ])("with %s and %j is refused", async (query, set, status, message) => {
     const path = query.startsWith("version") ? `/swarm/update?${query}` : updatePath(`&${query}`);
@@ -158,6 +179,119 @@ describe("POST /swarm/update", () => {
     expect(field(answer.body, "message")).toContain(message);
     expect(cluster().id).toBe(CLUSTER_ID);
     expect(lab.ports.proposed).toEqual([]);
+  });
+});
+
+describe("external CAs", () => {
+  const LIFE_NS = 7_776_000_000_000_000;
+  const update = (CAConfig: object) =>
+    lab.call("POST", updatePath(), {
+      ...defaultClusterSpec(),
+      CAConfig: { NodeCertExpiry: LIFE_NS, ...CAConfig },
+    });
+  const NO_CA = "there must be at least one valid, reachable external CA corresponding to the";
+  let mine: CertificateAuthority;
+  beforeAll(async () => {
+    mine = await createRootCa();
+  });
+  const entry = (CACert = ""): ExternalCa => ({
+    Protocol: "cfssl",
+    URL: "https://ca:8888/sign",
+    CACert,
+  });
+
+  test("for the present root are stored as they are, and shown", async () => {
+    expect((await update({ ExternalCAs: [{ ...entry(), Options: {} }] })).status).toBe(200);
+    const { body } = await lab.call("GET", "/swarm");
+    expect(at(body, "Spec", "CAConfig", "ExternalCAs")).toEqual([entry()]);
+    // The cluster's own key is there: nobody need be asked.
+    expect(lab.ports.calls.prove).toEqual([]);
+    expect((await update({})).status).toBe(200);
+    expect(cluster().spec.CAConfig.ExternalCAs).toBeUndefined();
+  });
+
+  test("init takes those of a root of their own, which is to take the new one's place", async () => {
+    inactive();
+    const ExternalCAs = [entry(mine.certificatePem.replaceAll("\n", "\r\n"))];
+    const CAConfig = { NodeCertExpiry: 0, ExternalCAs };
+    expect((await lab.call("POST", "/swarm/init", { Spec: { CAConfig } })).status).toBe(200);
+    const [request] = lab.ports.calls.init;
+    expect(request?.Spec?.CAConfig?.ExternalCAs).toEqual([entry(mine.certificatePem)]);
+  });
+
+  test("a root without its key needs one that signs by it", async () => {
+    const SigningCACert = mine.certificatePem;
+    for (const [ExternalCAs, why] of [
+      [[], `${NO_CA} desired CA certificate`],
+      [[entry()], `${NO_CA} desired CA certificate`],
+      [[entry(SigningCACert)], "desired CA certificate: it is asleep"],
+    ] as const) {
+      lab.ports.externalCaFailure = "it is asleep";
+      const answer = await update({ SigningCACert, ExternalCAs });
+      expect(answer.status).toBe(400);
+      expect(field(answer.body, "message")).toContain(why);
+    }
+    delete lab.ports.externalCaFailure;
+    expect((await update({ SigningCACert, ExternalCAs: [entry(SigningCACert)] })).status).toBe(200);
+    const { caRotation } = cluster();
+    expect(caRotation).toMatchObject({ certificatePem: SigningCACert, keyPem: "" });
+    const asked = { urls: [entry().URL], rootPem: SigningCACert };
+    expect(lab.ports.calls.prove.at(-1)).toEqual(asked);
+    // It cannot be taken away while it is needed; the root that signs still is the old one.
+    const without = await update({});
+    expect(field(without.body, "message")).toContain(`${NO_CA} next CA certificate`);
+    // The user has found the key, and the CLI sends back what there is.
+    const key = { SigningCACert, SigningCAKey: mine.keyPem };
+    const ExternalCAs = [entry(SigningCACert)];
+    expect((await update({ ...key, ExternalCAs })).status).toBe(200);
+    expect(cluster().spec.CAConfig.ExternalCAs).toBeUndefined();
+    expect(cluster().caRotation?.keyPem).not.toBe("");
+    expect(cluster().caRotation?.joinTokens).toEqual(caRotation!.joinTokens);
+  });
+
+  describe("of a cluster without its root's key", () => {
+    beforeEach(() => {
+      const CAConfig = { NodeCertExpiry: LIFE_NS, ExternalCAs: [entry()] };
+      const rootCa = { certificatePem: CA_PEM, keyPem: "" };
+      const spec = { ...defaultClusterSpec(), CAConfig };
+      lab.ports.put("cluster", { ...cluster(), spec, rootCa } as never);
+    });
+
+    test("cannot be taken away; other changes do not ask for them", async () => {
+      lab.ports.externalCaFailure = "it is asleep";
+      for (const ExternalCAs of [[], [entry(mine.certificatePem)], [{ URL: "https://other/" }]]) {
+        const answer = await update({ ExternalCAs });
+        expect(field(answer.body, "message")).toContain(`${NO_CA} current CA certificate`);
+      }
+      lab.ports.calls.prove.length = 0;
+      const other = await update({ ExternalCAs: [entry()], NodeCertExpiry: LIFE_NS / 2 });
+      expect(other.status).toBe(200);
+      expect(lab.ports.calls.prove).toEqual([]);
+    });
+
+    test("can be rotated away though they are gone", async () => {
+      lab.ports.externalCaFailure = "it is asleep";
+      expect((await update({ ExternalCAs: [entry()], ForceRotate: 1 })).status).toBe(200);
+      expect(cluster().caRotation?.keyPem).not.toBe("");
+    });
+  });
+
+  test("a wish for the present root ends a rotation; one that signs is turned back", async () => {
+    const present = { certificatePem: CA_PEM, keyPem: "" };
+    const wish = { SigningCACert: CA_PEM, ExternalCAs: [entry(CA_PEM)] };
+    await update({ ForceRotate: 1 });
+    expect((await update({ ...wish, ForceRotate: 1 })).status).toBe(200);
+    expect(cluster().caRotation).toBeUndefined();
+    expect(cluster().rootCa).toEqual(present);
+    await update({ ForceRotate: 2 });
+    const first = { ...cluster().caRotation!, isSigning: true };
+    lab.ports.put("cluster", { ...cluster(), caRotation: first } as never);
+    expect((await update({ ...wish, ForceRotate: 2 })).status).toBe(200);
+    expect(cluster().caRotation).toMatchObject({
+      ...present,
+      replacedPem: first.certificatePem,
+      isSigning: false,
+    });
   });
 });
 

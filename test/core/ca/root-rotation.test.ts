@@ -85,3 +85,32 @@ test("a node that is down holds the rotation up until it is removed or has left"
     expect(settle().caRotation).toBeUndefined();
   }
 });
+
+test("a rotation that takes another's place keeps what that has made trusted until its own end", () => {
+  const { rows, says, settle } = rotating();
+  const { id, rootCa } = settle();
+  const all = trustedRoots(settle()) + "-----BEGIN third-----\n";
+  const third = { ...rotation, certificatePem: "-----BEGIN third-----\n", issuerPublicKey: "3RD" };
+  const set = { caRotation: { ...third, replacedPem: NEW } };
+  applyOrThrow(rows, { type: "update", table: "cluster", id, set });
+  expect(trustedRoots(settle())).toBe(all);
+  expect(signingCa(settle())).toEqual(rootCa);
+  for (const node of ["m", "w"]) says(node, all, "NEW");
+  expect(settle().caRotation?.isSigning).toBe(true);
+  for (const node of ["m", "w"]) says(node, all, "3RD");
+  expect(trustedRoots(settle())).toBe(third.certificatePem);
+});
+
+test("a rotation turned back ends at the root it began from", () => {
+  const { rows, says, settle } = rotating();
+  const { id, rootCa } = settle();
+  const back = { ...rotation, ...rootCa, issuerPublicKey: "OLD", replacedPem: NEW };
+  applyOrThrow(rows, { type: "update", table: "cluster", id, set: { caRotation: back } });
+  const both = rootCa.certificatePem + NEW;
+  expect(trustedRoots(settle())).toBe(both);
+  for (const node of ["m", "w"]) says(node, both, "NEW");
+  expect(settle().caRotation?.isSigning).toBe(true);
+  for (const node of ["m", "w"]) says(node, both, "OLD");
+  expect(settle().caRotation).toBeUndefined();
+  expect(trustedRoots(settle())).toBe(rootCa.certificatePem);
+});
