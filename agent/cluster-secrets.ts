@@ -32,8 +32,9 @@ function open(vault: Opener | undefined, context: string, stored: string): strin
   return Buffer.from(vault.open(context, stored.slice(PREFIX.length))).toString();
 }
 
-/** What is sealed already stays. @throws {ClusterError} as Vault.seal. */
+/** What is sealed already stays, and so does no key. @throws {ClusterError} as Vault.seal. */
 export function sealRoot<T extends Root>(vault: Sealer, root: T): T {
+  if (root.keyPem === "") return root;
   return { ...root, keyPem: seal(vault, CA_KEY, root.keyPem) };
 }
 
@@ -59,7 +60,10 @@ export function openSigningCa(vault: Opener | undefined, cluster: Cluster): Root
 }
 
 /** @throws {ClusterError} as Vault.open. */
-export function openTokens(vault: Opener | undefined, { joinTokens }: Cluster): Tokens {
+export function openTokens(
+  vault: Opener | undefined,
+  { joinTokens }: Pick<Cluster, "joinTokens">,
+): Tokens {
   return {
     worker: open(vault, TOKEN.worker, joinTokens.worker),
     manager: open(vault, TOKEN.manager, joinTokens.manager),
@@ -81,22 +85,41 @@ export function unlockKeyOf(vault: Opener, cluster: Cluster): Uint8Array | undef
 
 type Sealed = Pick<Cluster, "rootCa" | "joinTokens" | "caRotation" | "unlockKey">;
 
+function secretsOf({ rootCa, joinTokens, caRotation, unlockKey = "" }: Sealed): string[] {
+  const ofRotation = caRotation ? [caRotation.keyPem, ...Object.values(caRotation.joinTokens)] : [];
+  return [rootCa.keyPem, ...Object.values(joinTokens), ...ofRotation, unlockKey];
+}
+
 /** The cluster's parts with all that is secret sealed; undefined when it is already. */
 export function sealedParts(vault: Sealer, parts: Sealed): Sealed | undefined {
   const { caRotation, unlockKey } = parts;
-  const secrets = [
-    parts.rootCa.keyPem,
-    ...Object.values(parts.joinTokens),
-    ...(caRotation ? [caRotation.keyPem, ...Object.values(caRotation.joinTokens)] : []),
-    unlockKey ?? PREFIX,
-  ];
-  if (secrets.every((text) => text.startsWith(PREFIX))) return undefined;
+  const isAsIs = (text: string) => text === "" || text.startsWith(PREFIX);
+  if (secretsOf(parts).every(isAsIs)) return undefined;
   return {
     rootCa: sealRoot(vault, parts.rootCa),
     joinTokens: sealTokens(vault, parts.joinTokens),
     ...(caRotation ? { caRotation: sealRotation(vault, caRotation) } : {}),
     ...(unlockKey === undefined ? {} : { unlockKey: sealUnlockKey(vault, unlockKey) }),
   };
+}
+
+/** All that is secret sealed by the key that seals now; undefined when it is. @throws {ClusterError} as Vault.open. */
+export function resealedParts(vault: Vault, parts: Sealed): Sealed | undefined {
+  const isAsIs = (text: string) => text === "" || vault.isCurrent(text.slice(PREFIX.length));
+  if (secretsOf(parts).every(isAsIs)) return undefined;
+  const openRoot = <T extends Root>(root: T): T => ({
+    ...root,
+    keyPem: open(vault, CA_KEY, root.keyPem),
+  });
+  const { caRotation, unlockKey } = parts;
+  return sealedParts(vault, {
+    rootCa: openRoot(parts.rootCa),
+    joinTokens: openTokens(vault, parts),
+    ...(caRotation
+      ? { caRotation: { ...openRoot(caRotation), joinTokens: openTokens(vault, caRotation) } }
+      : {}),
+    ...(unlockKey === undefined ? {} : { unlockKey: open(vault, UNLOCK_KEY, unlockKey) }),
+  });
 }
 
 /** A founder's proposal with its cluster sealed. @throws {ClusterError} as Vault.seal. */

@@ -3,6 +3,7 @@ import { Command, Option } from "commander";
 import { BACKEND_NAMES, type BackendName } from "../net/mesh/backend.ts";
 import { addClientCommands } from "./cli/commands.ts";
 import { DEFAULT_SOCKET } from "./cli/socket.ts";
+import { startDnsEarly } from "./dns-thread.ts";
 import { VERSION } from "./version.ts";
 
 const program = new Command("shoal")
@@ -37,6 +38,7 @@ program
       advertiseAddr?: string;
       meshBackend: "auto" | BackendName;
     }) => {
+      startDnsEarly(flags.dataDir);
       const { runAgent } = await import("./agent.ts");
       await runAgent(flags);
     },

@@ -2,6 +2,7 @@
  * What other nodes may ask of a manager by RPC. The transport has checked the certificate's role;
  * here is checked that the caller still is a node of the cluster.
  */
+import { isDeepStrictEqual } from "node:util";
 import { planAttachment } from "../core/allocator/attachments.ts";
 import { chooseMeshAddress, chooseNodeIndex } from "../core/allocator/node-index.ts";
 import { assert } from "../core/assert.ts";
@@ -12,12 +13,12 @@ import type { Cluster } from "../core/objects/cluster.ts";
 import type { NodeObject, NodeRole } from "../core/objects/node.ts";
 import type { StateOutput } from "../core/protocol.ts";
 import type { Random } from "../core/random.ts";
-import { issueCertificate } from "../net/pki/issue.ts";
 import { parseJoinToken, tokenSecretsEqual } from "../net/pki/join-token.ts";
 import type { ManagerAddress, NetReport, RpcMethods, RpcNotes } from "../net/rpc/methods.ts";
 import type { RpcConnection } from "../net/rpc/peer.ts";
 import type { RpcHandlers } from "../net/rpc/server.ts";
-import { openSigningCa, openTokens } from "./cluster-secrets.ts";
+import { createCertificateSigner, type SignCertificate } from "./certificate-signer.ts";
+import { openTokens } from "./cluster-secrets.ts";
 import type { Logger } from "./logger.ts";
 import type { Manager } from "./manager.ts";
 import { openAssignments, type Vault } from "./vault.ts";
@@ -64,10 +65,15 @@ export function managerRpc(options: {
   random: Random;
   /** Absent where nothing is sealed (the simulator). */
   vault?: Vault;
+  /** @default by the cluster's own key */
+  sign?: SignCertificate;
   /** This leader has all nodes look at their network; absent in the simulator. */
   netDoctor?(ref?: string): Promise<NetReport>;
 }): ManagerRpc {
   const { manager, log, vault } = options;
+  const sign =
+    options.sign ??
+    createCertificateSigner({ log, nowMs: () => Date.now(), ...(vault ? { vault } : {}) });
   /** Sessions held here, on the leader. Bounded by the connection limit of the server. */
   const sessions = new Map<string, HeldSession>();
 
@@ -140,15 +146,7 @@ export function managerRpc(options: {
       }));
       const role = roleOfToken(cluster, params.token);
       const nodeId = newId(options.random);
-      const certificatePem = await issueCertificate({
-        ca: openSigningCa(vault, cluster),
-        csrPem: params.csrPem,
-        nodeId,
-        role,
-        clusterId: cluster.id,
-        lifetimeMs: cluster.spec.CAConfig.NodeCertExpiry / 1e6,
-        nowMs: Date.now(),
-      });
+      const certificatePem = await sign(cluster, { csrPem: params.csrPem, nodeId, role });
       const dataPathAddr = params.dataPathAddr || connection.peer.address;
       try {
         await manager.propose([
@@ -244,21 +242,18 @@ export function managerRpc(options: {
     "issue-certificate": (params, connection) => issue(params, connection),
     "renew-certificate": async (params, connection) => {
       // The newest: the caller was just told that its role has changed, and asks whom it likes.
+      const { expiredNodeId } = connection.peer;
+      const askingId = expiredNodeId ?? callerId(connection);
       const { cluster, caller } = await manager.read((view) => ({
         cluster: mustHaveCluster(view.cluster()),
-        caller: view.node(callerId(connection)),
+        caller: view.node(askingId),
       }));
-      if (!caller) throw refuseStranger(callerId(connection));
-      const certificatePem = await issueCertificate({
-        ca: openSigningCa(vault, cluster),
-        csrPem: params.csrPem,
-        nodeId: caller.id,
-        role: caller.role,
-        clusterId: cluster.id,
-        lifetimeMs: cluster.spec.CAConfig.NodeCertExpiry / 1e6,
-        nowMs: Date.now(),
-      });
-      return { role: caller.role, certificatePem, caCertificatePem: trustedRoots(cluster) };
+      const hasLeft = caller?.status.message === NODE_LEFT_MESSAGE;
+      if (!caller || (hasLeft && expiredNodeId)) throw refuseStranger(askingId);
+      const { id: nodeId, role } = caller;
+      const certificatePem = await sign(cluster, { csrPem: params.csrPem, nodeId, role });
+      if (expiredNodeId) log.info({ node: nodeId }, "Expired certificate renewed");
+      return { role, certificatePem, caCertificatePem: trustedRoots(cluster) };
     },
     "session-open": async (params, connection) => {
       mustLead();
@@ -320,17 +315,20 @@ export function managerRpc(options: {
       mustLead();
       const caller = await memberCaller(connection);
       for (let attempt = 1; ; attempt++) {
-        const { network, object } = await manager.read((view) =>
+        const { network, object, isNew } = await manager.read((view) =>
           planAttachment(view, { ...params, nodeId: caller.id }, options.random),
         );
         try {
-          await manager.propose([{ type: "create", table: "attachment", object }]);
+          if (isNew) await manager.propose([{ type: "create", table: "attachment", object }]);
         } catch (error) {
           if (!isOvertaken(error) || attempt >= JOIN_ATTEMPTS_MAX) throw error;
           continue;
         }
         const { gateway = "", spec } = network;
-        return { id: object.id, networkName: spec.Name, address: object.address, gateway };
+        const { id, address, address6 } = object;
+        const six = address6 === undefined ? {} : { address6 };
+        const config = spec.ConfigFrom === undefined ? {} : { configFrom: spec.ConfigFrom };
+        return { id, networkName: spec.Name, address, ...six, gateway, ...config };
       }
     },
     detach: async (params, connection) => {
@@ -341,6 +339,15 @@ export function managerRpc(options: {
       );
       const actions = own.map((id) => ({ type: "remove", table: "attachment", id }) as const);
       if (actions.length > 0) await manager.propose(actions, "each");
+      return {};
+    },
+    "mesh-state": async ({ encryption }, connection) => {
+      mustLead();
+      const caller = await memberCaller(connection);
+      if (isDeepStrictEqual(caller.encryption, encryption)) return {};
+      await manager.propose([
+        { type: "update", table: "node", id: caller.id, set: { encryption } },
+      ]);
       return {};
     },
     "node-leave": async (params, connection) => {

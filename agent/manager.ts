@@ -40,6 +40,8 @@ import {
 } from "../core/protocol.ts";
 import type { Random } from "../core/random.ts";
 import type { Outcome, Proposal, StoreAction } from "../core/store/action.ts";
+import { createRowSealer } from "../core/sqlite-seal.ts";
+import { CLEAR_ROWS, sealedRows } from "../core/store/sqlite-row-form.ts";
 import { openStateReader, type StateReader } from "../core/store/sqlite-store.ts";
 import type { ClusterView } from "../core/store/view.ts";
 import type { Staleness } from "./api/stale.ts";
@@ -75,6 +77,8 @@ export type ManagerOptions = {
   forceNewCluster?: { addr: string };
   log: Logger;
   random: Random;
+  /** Seals raft.db and state.db. */
+  storageKey?: Uint8Array;
   /** What the consensus thread shows to peers; absent, all that it sends goes by sendRaft. */
   tls?: TlsIdentity;
   /** Brings consensus bytes to a peer to which that thread has no line; false when they were dropped. */
@@ -179,7 +183,11 @@ export function startManager(options: ManagerOptions): Promise<Manager> {
     raftDir,
     stateDir,
     openReader: () =>
-      openStateReader(join(stateDir, "state.db"), (error) => options.onCrash("state", 0, error)),
+      openStateReader(
+        join(stateDir, "state.db"),
+        (error) => options.onCrash("state", 0, error),
+        options.storageKey ? sealedRows(createRowSealer(options.storageKey), true) : CLEAR_ROWS,
+      ),
   });
 }
 
@@ -237,7 +245,7 @@ export async function startManagerOver(
         nodeId: member.nodeId,
         addr: roaming.addressOf(member.nodeId, member.addr),
       }));
-    const text = JSON.stringify([tls.certificatePem, peers]);
+    const text = JSON.stringify([tls.certificatePem, tls.caCertificatePem, peers]);
     if (text === toldLines) return;
     toldLines = text;
     consensus.notify({ type: "lines", settings: { tls, peers } });
@@ -331,9 +339,10 @@ export async function startManagerOver(
 
   const { ballastPath } = options;
   const ballast = ballastPath === undefined ? {} : { ballastPath };
+  const sealing = options.storageKey ? { storageKey: options.storageKey } : {};
   const [stateReady, consensusReady] = await Promise.all([
     state.request(
-      { type: "init", nodeId, dir: workers.stateDir, ...ballast },
+      { type: "init", nodeId, dir: workers.stateDir, ...ballast, ...sealing },
       { port: workers.line.state },
     ),
     consensus.request(
@@ -342,6 +351,7 @@ export async function startManagerOver(
         nodeId,
         dir: workers.raftDir,
         ...ballast,
+        ...sealing,
         ...(options.acceptLoss ? { acceptLoss: true } : {}),
         ...(options.bootstrap ? { bootstrap: options.bootstrap } : {}),
         ...(options.forceNewCluster ? { forceNewCluster: options.forceNewCluster } : {}),

@@ -12,11 +12,13 @@ import { rmSync } from "node:fs";
 import { hostname } from "node:os";
 import { join } from "node:path";
 import { assert } from "../core/assert.ts";
+import { trustedRoots } from "../core/ca/root-rotation.ts";
 import type { AssignmentsMessage } from "../core/dispatcher/assignment.ts";
 import { ClusterError } from "../core/errors.ts";
 import type { NodeRole } from "../core/objects/node.ts";
 import type { RaftStatus } from "../core/protocol.ts";
 import type { Random } from "../core/random.ts";
+import { signExternally } from "../net/pki/external-ca.ts";
 import { createKeyAndCsr } from "../net/pki/issue.ts";
 import { readCertificate, tlsInfo } from "../net/pki/read.ts";
 import { loadPki, removePki, savePki } from "../net/pki/store.ts";
@@ -29,10 +31,19 @@ import type { BackendName } from "../net/mesh/backend.ts";
 import { loadTable } from "../net/mesh/table.ts";
 import { createAskManagers } from "./ask-managers.ts";
 import { createCertificateKeeper } from "./certificate.ts";
+import { createCertificateSigner } from "./certificate-signer.ts";
+import { planRotation } from "./data-keys.ts";
 import { createAskDoctor } from "./doctor/ask.ts";
 import { waitForRoom, watchManagerDisk } from "./manager-disk.ts";
 import { createRaftMember, RAFT_JOIN_TIMEOUT_MS } from "./raft-member.ts";
-import { chooseAddresses, formatHostPort, parseHostPort, DEFAULT_RPC_PORT } from "./address.ts";
+import {
+  chooseAddresses,
+  DEFAULT_RPC_PORT,
+  formatHostPort,
+  localAddresses6,
+  parseHostPort,
+  watchAddresses6,
+} from "./address.ts";
 import type {
   ApiPorts,
   InitRequest,
@@ -43,6 +54,8 @@ import type {
 } from "./api/ports.ts";
 import { currentReadMark } from "./api/stale.ts";
 import { startAttachments } from "./attachments.ts";
+import { startEncryptionReport } from "./encryption-report.ts";
+import { type MeshKeysKeeper, startMeshKeys } from "./mesh-keys.ts";
 import { decodeBackup, encodeBackup } from "./backup.ts";
 import { createClusterEvents } from "./api/cluster-events.ts";
 import { createNodeDoctor } from "./doctor/doctor.ts";
@@ -59,18 +72,31 @@ import { createLogSource } from "./logs/source.ts";
 import { serveOver } from "./logs/stream.ts";
 import { type Manager, removeManagerState, startManager } from "./manager.ts";
 import { type ManagerRpc, managerRpc } from "./manager-handlers.ts";
-import { restoreCluster, writeRestoredLog } from "./restore.ts";
-import { clearForRebuild, isLogDamaged, isRebuildPending, putLogAside } from "./rebuild.ts";
+import { restoreCluster, writeLogFromState, writeRestoredLog } from "./restore.ts";
+import {
+  clearForRebuild,
+  isLogDamaged,
+  isRebuildPending,
+  putLogAside,
+  takeLogBack,
+} from "./rebuild.ts";
 import { startRoleManager } from "./role-manager.ts";
 import { type Session, startSession } from "./session.ts";
 import { sealFounding, unlockKeyOf } from "./cluster-secrets.ts";
 import { keepLock, LOCKED, LOCKED_LEAVE, type LockKeeper, openLock } from "./lock.ts";
+import { forgetStorageKey, loadStorageKey, resealStorageKey } from "./storage-key.ts";
 import { openVault } from "./vault.ts";
 
 /** As stock Swarm: after this the join goes on in the background. */
 const JOIN_TIMEOUT_MS = 20_000;
 const LEADER_TIMEOUT_MS = 10_000;
 const RPC_TIMEOUT_MS = 5_000;
+/** One manager, which may have to ask an external CA with several addresses. */
+const RENEW_TIMEOUT_MS = 15_000;
+/** The others have a leader, or they do not answer. */
+const OTHERS_ASK_MS = 3_000;
+/** In a text that says what each manager said. */
+const REASONS_MAX = 3;
 /** Short: the next manager may be the one that lives. */
 const SESSION_CONNECT_TIMEOUT_MS = 2_000;
 const RETRY_MS = 500;
@@ -119,6 +145,7 @@ type ManagerParts = {
   disk: DiskWatch;
   logs: LogRelay;
   lock: LockKeeper;
+  meshKeys: MeshKeysKeeper;
 };
 
 export function createNode(options: NodeOptions): Node {
@@ -134,13 +161,13 @@ export function createNode(options: NodeOptions): Node {
   let isPending = false;
   let lastError: string | undefined;
   let isStopping = false;
-  let isRebuilding = false;
   const askManagers = createAskManagers({
     pool: () => mustHave(pool, "pool"),
     isStopping: () => isStopping,
   });
   const lock = openLock(dataDir);
   const vault = openVault(dataDir, lock.files, lock.isLocked());
+  const sign = createCertificateSigner({ vault, tls: () => tls, log, nowMs: () => Date.now() });
   const clusterEvents = createClusterEvents(() => Date.now());
   const logSource = createLogSource({
     nodeId: () => identity?.nodeId,
@@ -151,6 +178,13 @@ export function createNode(options: NodeOptions): Node {
     engineSocket: options.engineSocket,
     ask: (method, params, timeoutMs) =>
       askManagers(method, params, timeoutMs, identity?.managers ?? []),
+    log,
+  });
+  const addressWatch = watchAddresses6(() => session?.descriptionChanged());
+  const encryption = startEncryptionReport({
+    nodeId: () => identity?.nodeId,
+    ask: (state) =>
+      askManagers("mesh-state", { encryption: state }, RPC_TIMEOUT_MS, identity?.managers ?? []),
     log,
   });
   const reportBug = (where: string, error: unknown) =>
@@ -220,6 +254,7 @@ export function createNode(options: NodeOptions): Node {
       onContainerGone: () => attachments.containerGone(),
       onStatuses: (statuses) => session?.reportStatuses(statuses),
       onDescriptionChanged: () => session?.descriptionChanged(),
+      onEncryption: (state) => encryption.say(state),
       fatal: options.fatal,
     });
 
@@ -229,6 +264,7 @@ export function createNode(options: NodeOptions): Node {
     if (!local) return;
     local.assign(message, applied);
     attachments.take(message);
+    encryption.take(message);
     for (const item of message.put) {
       if (item.kind !== "settings") continue;
       keepManagers(item.body.managers);
@@ -260,7 +296,12 @@ export function createNode(options: NodeOptions): Node {
       description: async () => {
         const description = await mustHave(local, "local parts").describe();
         const { caCertificatePem, certificatePem } = mustHave(tls, "TLS identity");
-        return { ...description, TLSInfo: tlsInfo(caCertificatePem, certificatePem) };
+        const addresses6 = localAddresses6();
+        return {
+          ...description,
+          TLSInfo: tlsInfo(caCertificatePem, certificatePem),
+          ...(addresses6.length > 0 ? { addresses6 } : {}),
+        };
       },
       dataPathAddr: mustHave(identity, "identity").dataPathAddr,
       onAssignments: takeAssignments,
@@ -284,6 +325,7 @@ export function createNode(options: NodeOptions): Node {
   const resealFiles = () => {
     savePki(dataDir, mustHave(tls, "TLS identity"), lock.files);
     vault.save();
+    resealStorageKey(dataDir, lock.files);
   };
 
   /** For a cluster that has just begun here: what the keeper would do a moment later. */
@@ -304,12 +346,21 @@ export function createNode(options: NodeOptions): Node {
       roles?: { wake(): void };
       manager?: Manager;
       lock?: LockKeeper;
+      meshKeys?: MeshKeysKeeper;
     } = {};
+    const clusterChanged = () => {
+      holder.lock?.wake();
+      const { manager } = holder;
+      if (!manager) return;
+      vault.follow(manager.readLocal((view) => view.cluster()?.dataKeys));
+      raftMember.wake();
+    };
     lock.settle(resealFiles);
     const disk = watchManagerDisk({ dataDir, manager: () => holder.manager, log });
     const manager = await startManager({
       nodeId: me.nodeId,
       dataDir,
+      storageKey: loadStorageKey(dataDir, lock.files),
       ...start,
       log: log.child({ component: "manager" }),
       random,
@@ -328,10 +379,11 @@ export function createNode(options: NodeOptions): Node {
       },
       onStateOutput: (output) => {
         holder.rpc?.onStateOutput(output);
+        holder.meshKeys?.take(output);
         if (output.type === "applied" && output.changes.some((c) => c.table === "node"))
           holder.roles?.wake();
         if (output.type !== "applied" || output.changes.some((c) => c.table === "cluster"))
-          holder.lock?.wake();
+          clusterChanged();
         if (output.type === "applied") {
           clusterEvents.take(output.changes);
           if (output.changes.some((c) => c.table === "task" || c.table === "service"))
@@ -369,6 +421,7 @@ export function createNode(options: NodeOptions): Node {
       throw error;
     });
     holder.manager = manager;
+    clusterChanged();
     manager.readLocal((view) => clusterEvents.seed(view));
     manager.useDisk(disk.space());
     const rpc = managerRpc({
@@ -377,6 +430,7 @@ export function createNode(options: NodeOptions): Node {
       log: log.child({ component: "rpc" }),
       random,
       vault,
+      sign,
       netDoctor: (ref) => askDoctor.examineAll({ manager, rpc }, ref),
     });
     holder.rpc = rpc;
@@ -421,7 +475,14 @@ export function createNode(options: NodeOptions): Node {
       log: log.child({ component: "lock" }),
     });
     holder.lock = keeper;
-    managing = { manager, rpc, server, roles, disk, logs, lock: keeper };
+    const meshKeys = startMeshKeys({
+      manager,
+      vault,
+      random,
+      log: log.child({ component: "mesh-keys" }),
+    });
+    holder.meshKeys = meshKeys;
+    managing = { manager, rpc, server, roles, disk, logs, lock: keeper, meshKeys };
   };
 
   const stopManagerParts = async () => {
@@ -429,6 +490,7 @@ export function createNode(options: NodeOptions): Node {
     managing = undefined;
     if (!parts) return;
     parts.roles.stop();
+    parts.meshKeys.stop();
     parts.lock.stop();
     parts.disk.stop();
     clusterEvents.clear();
@@ -482,13 +544,17 @@ export function createNode(options: NodeOptions): Node {
   };
 
   const rebuildInBackground = () => {
-    isRebuilding = true;
     const again = async () => {
-      while (!isStopping && tls && certifiedRole() === "manager") {
+      const isDue = () =>
+        !isStopping &&
+        isRebuildPending(dataDir) &&
+        tls !== undefined &&
+        certifiedRole() === "manager";
+      while (isDue()) {
         try {
           await askManagers("raft-leave", {}, RAFT_JOIN_TIMEOUT_MS, otherManagers());
           await exclusive(async () => {
-            if (isStopping || !identity || !tls || certifiedRole() !== "manager") return;
+            if (!identity || !isDue()) return;
             clearForRebuild(dataDir);
             await startManagerParts({});
             joinRaftInBackground();
@@ -501,17 +567,58 @@ export function createNode(options: NodeOptions): Node {
           await Bun.sleep(RETRY_MS);
         }
       }
-      isRebuilding = false;
     };
     again().catch((error: unknown) => options.fatal("Rebuilding failed", { err: String(error) }));
   };
 
   // ---- certificates and role ------------------------------------------------------------------
 
+  const isExpired = () =>
+    tls !== undefined && readCertificate(tls.certificatePem).notAfterMs < Date.now();
+
+  /**
+   * For a manager whose certificate has expired and that finds no other one: nobody would accept its
+   * connections, not even itself. It has the CA's key, and is to itself what it was last.
+   */
+  const certifyMyself = async (csrPem: string) => {
+    const { nodeId } = mustHave(identity, "identity");
+    const { cluster, node } = mustHave(managing, "manager").manager.readLocal((view) => ({
+      cluster: view.cluster(),
+      node: view.node(nodeId),
+    }));
+    if (!cluster || !node) throw new ClusterError("unavailable", IS_PREPARING);
+    const { role } = node;
+    const certificatePem = await sign(cluster, { csrPem, nodeId, role });
+    return { role, certificatePem, caCertificatePem: trustedRoots(cluster) };
+  };
+
+  /** One round: who asks tries again by itself, and any manager signs. */
+  const askForCertificate = async (params: { csrPem: string }) => {
+    const failures = new Set<string>();
+    for (const { nodeId, addr } of isExpired() ? otherManagers() : (identity?.managers ?? [])) {
+      try {
+        // Managers that are all expired wait for each other.
+        const limits = { timeoutMs: managing && isExpired() ? OTHERS_ASK_MS : RENEW_TIMEOUT_MS };
+        return await mustHave(pool, "pool").request(
+          nodeId,
+          addr,
+          "renew-certificate",
+          params,
+          limits,
+        );
+      } catch (error) {
+        if (!(error instanceof ClusterError) || error.code === "forbidden") throw error;
+        failures.add(error.message);
+      }
+    }
+    if (managing && isExpired()) return certifyMyself(params.csrPem);
+    const why = [...failures].slice(0, REASONS_MAX).join("; ") || "No manager is known";
+    throw new ClusterError("unavailable", why, { retry: "later" });
+  };
+
   const certificates = createCertificateKeeper({
     tls: () => (isStopping ? undefined : tls),
-    ask: (params) =>
-      askManagers("renew-certificate", params, RPC_TIMEOUT_MS, identity?.managers ?? []),
+    ask: askForCertificate,
     use: (next, role) => {
       if (role === "manager") lock.make();
       savePki(dataDir, next, lock.files);
@@ -540,7 +647,7 @@ export function createNode(options: NodeOptions): Node {
       if (role !== certifiedRole() && (await certificates.renew()) !== role) return;
       if (role === "manager" && !managing) {
         // It starts the manager itself, once it is out of raft.
-        if (isRebuilding) return;
+        if (isRebuildPending(dataDir)) return;
         log.info("Promoted to manager");
         removeManagerState(dataDir);
         await startManagerParts({});
@@ -549,6 +656,7 @@ export function createNode(options: NodeOptions): Node {
         log.info("Demoted to worker");
         await stopManagerParts();
         removeManagerState(dataDir);
+        forgetStorageKey(dataDir);
         vault.forget();
         lock.drop(resealFiles);
       }
@@ -642,6 +750,8 @@ export function createNode(options: NodeOptions): Node {
       }
     } else {
       // A demotion that was cut off.
+      removeManagerState(dataDir);
+      forgetStorageKey(dataDir);
       lock.drop(resealFiles);
     }
     startNodeSession();
@@ -674,6 +784,7 @@ export function createNode(options: NodeOptions): Node {
     exclusive(async () => {
       if (identity) {
         if (request.ForceNewCluster && managing) return forceNewCluster(request);
+        if (request.ForceNewCluster && isRebuildPending(dataDir)) return forceDamaged(request);
         if (request.ForceNewCluster && lock.isLocked())
           throw new ClusterError("unavailable", LOCKED);
         throw new ClusterError("unavailable", ALREADY_IN_SWARM);
@@ -745,6 +856,19 @@ export function createNode(options: NodeOptions): Node {
       }
     }
     const former = members.map((m) => m.nodeId).filter((id) => id !== me.nodeId);
+    beginForce(request, former);
+    await stopManagerParts();
+    await startManagerParts({
+      forceNewCluster: { addr: mustHave(identity, "identity").advertiseAddr },
+    });
+    await finishForce();
+    joinRaftInBackground();
+    log.warn({ former }, "A new cluster was forced: this node is its only manager");
+    return me.nodeId;
+  };
+
+  const beginForce = (request: InitRequest, former: string[]) => {
+    const me = mustHave(identity, "identity");
     identity = {
       ...(request.AdvertiseAddr ? withAddress(me, request.AdvertiseAddr) : me),
       isForcePending: true,
@@ -753,12 +877,60 @@ export function createNode(options: NodeOptions): Node {
       ),
     };
     saveIdentity(dataDir, identity);
-    await stopManagerParts();
-    await startManagerParts({ forceNewCluster: { addr: identity.advertiseAddr } });
-    await finishForce();
+  };
+
+  /**
+   * As forceNewCluster, on a manager whose log is damaged and that waits for the others to rebuild it: it goes on
+   * with what can be read of the log, else with state.db.
+   */
+  const forceDamaged = async (request: InitRequest) => {
+    const before = mustHave(identity, "identity");
+    const isAlive = await askManagers("cluster-status", {}, OTHERS_ASK_MS, otherManagers()).then(
+      ({ status }) => status.leaderId !== undefined,
+      () => false,
+    );
+    if (isAlive) {
+      throw new ClusterError(
+        "failed-precondition",
+        "Cannot force a new cluster: the other managers have a leader and a quorum, and this one is about to be rebuilt from them; wait for it, or stop them first",
+      );
+    }
+    takeLogBack(dataDir);
+    beginForce(
+      request,
+      otherManagers().map(({ nodeId }) => nodeId),
+    );
+    const { nodeId, advertiseAddr: addr } = mustHave(identity, "identity");
+    try {
+      try {
+        await startManagerParts({ forceNewCluster: { addr } });
+      } catch (error) {
+        if (!(error instanceof ClusterError)) throw error;
+        const isUnusable =
+          error.code === "failed-precondition" || error.details["isDamaged"] === true;
+        if (!isUnusable) throw error;
+        log.error({ err: error.message }, "Nothing of the log can be read: state.db is taken");
+        const key = loadStorageKey(dataDir, lock.files);
+        const index = writeLogFromState(dataDir, { nodeId, addr }, key);
+        log.warn({ index }, "The log begins anew from state.db: later changes are lost");
+        await startManagerParts({});
+      }
+      await finishForce();
+    } catch (error) {
+      await stopManagerParts();
+      identity = before;
+      saveIdentity(dataDir, before);
+      putLogAside(dataDir);
+      rebuildInBackground();
+      throw new ClusterError(
+        "failed-precondition",
+        `Cannot force a new cluster here: this manager's log is damaged, and what is left does not do either (${error instanceof Error ? error.message : String(error)}). Force it on another manager, or leave by force and use shoal restore with a backup`,
+        { cause: error },
+      );
+    }
     joinRaftInBackground();
-    log.warn({ former }, "A new cluster was forced: this node is its only manager");
-    return me.nodeId;
+    log.warn("A new cluster was forced with what could be read: this node is its only manager");
+    return nodeId;
   };
 
   /** The other managers' nodes stay, as workers, to be joined again or removed. */
@@ -862,7 +1034,8 @@ export function createNode(options: NodeOptions): Node {
         if (vault.keys().length === 0) vault.make(Date.now());
         const advertiseAddr = formatHostPort(addresses.advertise);
         removeManagerState(dataDir);
-        writeRestoredLog(join(dataDir, "raft"), advertiseAddr, restored);
+        const storageKey = loadStorageKey(dataDir, lock.files);
+        writeRestoredLog(join(dataDir, "raft"), advertiseAddr, restored, storageKey);
         identity = {
           nodeId: restored.nodeId,
           clusterId: restored.clusterId,
@@ -1046,6 +1219,11 @@ export function createNode(options: NodeOptions): Node {
   const trouble = (): string | undefined => {
     const space = managing?.disk.space();
     const isShort = space !== undefined && space.state !== "ok";
+    const certificate = certificates.status();
+    if (certificate?.failure !== undefined) {
+      const ends = certificate.notAfterMs < Date.now() ? "ended" : "ends";
+      return `This node's certificate ${ends} ${new Date(certificate.notAfterMs).toISOString()} and was not renewed yet: ${certificate.failure}`;
+    }
     const lost = managing?.manager.leaderLost();
     // With a full disk it hears no leader by its own choice.
     if (lost && space?.state !== "critical") return lost.error.message;
@@ -1059,6 +1237,7 @@ export function createNode(options: NodeOptions): Node {
     const error = lastError ?? (isLocked ? LOCKED : trouble());
     const lost = managing?.manager.leaderLost();
     const space = managing?.disk.space();
+    const certificate = certificates.status();
     return {
       state: lastError ? "error" : state,
       ...(error ? { error } : {}),
@@ -1073,6 +1252,7 @@ export function createNode(options: NodeOptions): Node {
       managers: identity?.managers ?? [],
       ...(lost ? { leaderLostMs: Math.round(lost.lostMs) } : {}),
       ...(space ? { disk: { state: space.state, freeBytes: space.freeBytes } } : {}),
+      ...(certificate ? { certificate } : {}),
     };
   };
 
@@ -1118,6 +1298,16 @@ export function createNode(options: NodeOptions): Node {
     },
   };
 
+  /** Of the kernel; none where it cannot be read in time: the other metrics are worth more. */
+  const connectionCounts = async () => {
+    try {
+      const answer = await local?.mesh.request({ type: "connections" }, { timeoutMs: 2_000 });
+      return answer?.type === "connections" ? { connections: answer.counts } : {};
+    } catch (error) {
+      if (!(error instanceof ClusterError)) throw error;
+      return {};
+    }
+  };
   const api: ApiPorts = {
     attach: attachments.attach,
     attached: attachments.settle,
@@ -1171,6 +1361,24 @@ export function createNode(options: NodeOptions): Node {
       if (!identity) throw new ClusterError("unavailable", NOT_IN_SWARM);
       return askDoctor.examine(ref);
     },
+    rotateDataKey: async () => {
+      const manager = await mustManage();
+      const cluster = await manager.read((view) => view.cluster());
+      if (!cluster) throw new ClusterError("unavailable", IS_PREPARING);
+      await manager.propose(planRotation(cluster, vault.prepare(Date.now())));
+    },
+    proveExternalCa: async (urls, rootPem) => {
+      const me = mustHave(identity, "identity");
+      const { csrPem } = await createKeyAndCsr();
+      const request = {
+        csrPem,
+        nodeId: me.nodeId,
+        role: "manager" as const,
+        clusterId: me.clusterId,
+      };
+      const shown = mustHave(tls, "TLS identity");
+      await signExternally({ urls, rootPem, tls: shown, request, nowMs: Date.now() });
+    },
     backup,
     restore,
     metrics: async () => {
@@ -1181,6 +1389,7 @@ export function createNode(options: NodeOptions): Node {
         isSessionOpen: session?.isConnected() ?? false,
         ...(managing ? { raft: await managing.manager.freshStatus() } : {}),
         ...(meshStatus?.type === "status" ? { meshRepairs: meshStatus.repairs } : {}),
+        ...(await connectionCounts()),
         residentBytes: process.memoryUsage.rss(),
         uptimeSeconds: process.uptime(),
       });
@@ -1226,6 +1435,7 @@ export function createNode(options: NodeOptions): Node {
         log.warn({ node: rest.nodeId }, LOCKED);
       }),
     stop: async () => {
+      addressWatch.stop();
       isStopping = true;
       const manager = managing?.manager;
       if (manager?.status().isLeader && manager.status().members.length > 1) {
@@ -1238,6 +1448,7 @@ export function createNode(options: NodeOptions): Node {
           Bun.sleep(HANDOVER_TIMEOUT_MS),
         ]);
       }
+      encryption.stop();
       certificates.disarm();
       session?.close();
       await stopManagerParts();

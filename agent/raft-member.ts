@@ -4,10 +4,13 @@
  * nothing lies in the store in clear.
  */
 import { ClusterError } from "../core/errors.ts";
+import type { StoreAction } from "../core/store/action.ts";
+import type { ClusterView } from "../core/store/view.ts";
 import type { ManagerAddress } from "../net/rpc/methods.ts";
 import type { RpcPool } from "../net/rpc/pool.ts";
 import type { AskManagers } from "./ask-managers.ts";
 import { sealedParts } from "./cluster-secrets.ts";
+import { planActivation, planPossession, planReseal } from "./data-keys.ts";
 import type { NodeIdentity } from "./identity.ts";
 import type { Logger } from "./logger.ts";
 import type { Manager } from "./manager.ts";
@@ -23,6 +26,12 @@ const RETRY_MS = 500;
 const RAFT_CHECK_MS = 5_000;
 /** Every manager has asked for a new data key by then. */
 const KEY_SPREAD_MS = 60_000;
+/** While a data key is on its way to the managers. */
+const KEY_CHECK_MS = 250;
+/** Proposals in one round of sealing anew; then other work has its turn. */
+const RESEAL_BATCHES_MAX = 20;
+/** Somebody may have sealed by the old key while the new one was being made known. */
+const RESEAL_AGAIN_MS = 60_000;
 
 type Parts = { manager: Manager; rpc: ManagerRpc };
 
@@ -48,6 +57,8 @@ export type RaftMember = {
   learnDataKeys(parts: Parts, isCurrent: () => boolean): Promise<void>;
   /** Joins, and looks after this manager until `isCurrent` is false. */
   keep(parts: Parts, isCurrent: () => boolean): Promise<void>;
+  /** The cluster object may have changed. */
+  wake(): void;
 };
 
 /** The manager itself is given with each call: it comes and goes with the node's role. */
@@ -137,6 +148,58 @@ export function createRaftMember(ports: RaftMemberPorts): RaftMember {
     await manager.propose([{ type: "update", table: "cluster", id, ifVersion: version, set }]);
   };
 
+  /** What was looked through last, as the leader, and until when that has to be done again. */
+  let resealed: { keyId: string; untilMs: number } | undefined;
+  /** The steps of data-keys.ts; how soon they are to be looked at again. */
+  const followDataKeys = async (manager: Manager): Promise<number> => {
+    const dataKeys = manager.readLocal((view) => view.cluster()?.dataKeys);
+    vault.follow(dataKeys);
+    if (!dataKeys) return RAFT_CHECK_MS;
+    const propose = async (plan: (view: ClusterView) => StoreAction[], mode?: "each") => {
+      const actions = manager.readLocal(plan);
+      if (actions.length > 0) await manager.propose(actions, mode);
+      return actions.length;
+    };
+    await propose((view) => planPossession(view, vault, ports.me().nodeId));
+    if (!manager.status().isLeader) {
+      resealed = undefined;
+      return dataKeys.nextId === undefined ? RAFT_CHECK_MS : KEY_CHECK_MS;
+    }
+    if (dataKeys.nextId !== undefined) {
+      await propose(planActivation);
+      return KEY_CHECK_MS;
+    }
+    const { sealingId } = dataKeys;
+    if (sealingId === undefined || !vault.has(sealingId)) return RAFT_CHECK_MS;
+    if (resealed?.keyId === sealingId && Date.now() > resealed.untilMs) return RAFT_CHECK_MS;
+    for (let batch = 0; batch < RESEAL_BATCHES_MAX; batch++) {
+      let failure: ClusterError | undefined;
+      const fail = (error: ClusterError) => {
+        failure ??= error;
+      };
+      if ((await propose((view) => planReseal(view, vault, fail), "each")) === 0) {
+        if (failure) {
+          log.warn({ err: failure.message }, "Something cannot be sealed by the present data key");
+        }
+        if (resealed?.keyId !== sealingId) {
+          resealed = { keyId: sealingId, untilMs: Date.now() + RESEAL_AGAIN_MS };
+          log.info({ key: sealingId }, "Everything is sealed by the present data key");
+        }
+        return RAFT_CHECK_MS;
+      }
+    }
+    return KEY_CHECK_MS;
+  };
+
+  let wakeUp: (() => void) | undefined;
+  const pause = async (waitMs: number) => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    wakeUp = resolve;
+    const timer = setTimeout(resolve, waitMs);
+    await promise;
+    clearTimeout(timer);
+  };
+
   const keep = async (parts: Parts, isCurrent: () => boolean) => {
     const { manager } = parts;
     while (isCurrent()) {
@@ -148,14 +211,15 @@ export function createRaftMember(ports: RaftMemberPorts): RaftMember {
         const isVoter = members.some((m) => m.nodeId === nodeId && !m.isLearner);
         await join(manager, isVoter ? SET_ADDRESS_TIMEOUT_MS : RAFT_JOIN_TIMEOUT_MS);
         await sealOldSecrets(manager);
+        waitMs = await followDataKeys(manager);
       } catch (error) {
         if (!(error instanceof ClusterError)) throw error;
         log.warn({ err: error.message }, "Cannot join raft yet");
         waitMs = RETRY_MS;
       }
-      await Bun.sleep(waitMs);
+      await pause(waitMs);
     }
   };
 
-  return { join, learnDataKeys, keep };
+  return { join, learnDataKeys, keep, wake: () => wakeUp?.() };
 }

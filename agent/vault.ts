@@ -6,12 +6,13 @@
  * compared with what there is (api/data-objects.ts).
  *
  * 1. A key is on disk before anything is sealed by it.
- * 2. Keys are never replaced, only added: what an older one has sealed can be opened. The newest seals.
+ * 2. Keys are never replaced, only added: what an older one has sealed can be opened. The newest seals, until the
+ *    cluster object names the one that does (data-keys.ts: rotation).
  * 3. A manager has the keys before it joins raft; it gets them from any other one (RPC data-keys) over mutual TLS.
  *    Where no manager has any (a cluster of an older shoal), the leader makes the first.
  * 4. Sealed text: `<key id>.<base64>`; for registry credentials, which are a text of their own, with a prefix.
  *
- * The file itself is sealed by the manager's lock (lock.ts). Not done: rotation (2 is all it needs here).
+ * The file itself is sealed by the manager's lock (lock.ts).
  */
 import { randomBytes } from "node:crypto";
 import { mkdirSync, rmSync } from "node:fs";
@@ -20,6 +21,8 @@ import { z } from "zod";
 import type { AssignmentItem, AssignmentsMessage } from "../core/dispatcher/assignment.ts";
 import { ClusterError } from "../core/errors.ts";
 import type { UnixMs } from "../core/ids.ts";
+import type { MeshKey } from "../core/objects/cluster.ts";
+import type { Cluster } from "../core/objects/cluster.ts";
 import type { SecretSpec } from "../core/objects/secret.ts";
 import { readText, syncDirectory, writeAtomically } from "../net/pki/atomic-file.ts";
 import { openSealed, SEAL_KEY_BYTES, sealBytes } from "../net/pki/seal.ts";
@@ -34,7 +37,15 @@ const AUTH_CONTEXT = "registry credentials";
 const KEYS_MAX = 1_000;
 
 export const dataKeysSchema = z
-  .array(z.object({ id: z.string().min(1), createdAtMs: z.number(), key: z.string() }))
+  .array(
+    z.object({
+      id: z.string().min(1),
+      createdAtMs: z.number(),
+      key: z.string(),
+      /** Made for a rotation: seals only once the cluster object names it. */
+      isNext: z.literal(true).exactOptional(),
+    }),
+  )
   .max(KEYS_MAX);
 /** `key`: base64 of 32 bytes. */
 export type DataKey = z.output<typeof dataKeysSchema>[number];
@@ -44,6 +55,13 @@ export type Vault = {
   /** Adds keys of other managers; true when one was new. On disk when it returns. */
   learn(keys: readonly DataKey[]): boolean;
   make(nowMs: UnixMs): void;
+  /** A key that is to seal next; its id. On disk when it returns. */
+  prepare(nowMs: UnixMs): string;
+  has(keyId: string): boolean;
+  /** What the cluster object says of the keys: which one seals, which is to seal next. */
+  follow(dataKeys: Cluster["dataKeys"]): void;
+  /** Sealed by the key that seals now. */
+  isCurrent(sealed: string): boolean;
   /** Something could not be opened for want of its key, or there is none at all. */
   isWanting(): boolean;
   /** @throws {ClusterError} unavailable while there is no key. */
@@ -66,7 +84,22 @@ export function openVault(dataDir: string, files = CLEAR_FILES, isLocked = false
   const path = join(dataDir, DATA_KEYS_FILE);
   let keys = isLocked ? [] : load(path, files);
   let isKeyMissed = false;
-  const current = () => keys.toSorted(byAge).at(-1);
+  let told: NonNullable<Cluster["dataKeys"]> = {};
+  const find = (id: string) => keys.find((key) => key.id === id);
+  const current = () =>
+    told.sealingId === undefined
+      ? keys
+          .filter((key) => key.isNext !== true)
+          .toSorted(byAge)
+          .at(-1)
+      : find(told.sealingId);
+  const isMissing = (id: string | undefined) => id !== undefined && find(id) === undefined;
+  const add = (nowMs: UnixMs, more: Pick<DataKey, "isNext">) => {
+    const id = randomBytes(8).toString("hex");
+    const key = randomBytes(SEAL_KEY_BYTES).toString("base64");
+    vault.learn([{ id, createdAtMs: nowMs, key, ...more }]);
+    return id;
+  };
 
   const vault: Vault = {
     keys: () => keys,
@@ -82,12 +115,15 @@ export function openVault(dataDir: string, files = CLEAR_FILES, isLocked = false
       isKeyMissed = false;
       return true;
     },
-    make: (nowMs) => {
-      const id = randomBytes(8).toString("hex");
-      const key = randomBytes(SEAL_KEY_BYTES).toString("base64");
-      vault.learn([{ id, createdAtMs: nowMs, key }]);
+    make: (nowMs) => void add(nowMs, {}),
+    prepare: (nowMs) => add(nowMs, { isNext: true }),
+    has: (keyId) => find(keyId) !== undefined,
+    follow: (dataKeys) => {
+      told = dataKeys ?? {};
     },
-    isWanting: () => isKeyMissed || keys.length === 0,
+    isCurrent: (sealed) => sealed.startsWith(`${current()?.id}.`),
+    isWanting: () =>
+      isKeyMissed || keys.length === 0 || isMissing(told.sealingId) || isMissing(told.nextId),
     seal: (context, data) => {
       const with_ = current();
       if (!with_) {
@@ -110,6 +146,7 @@ export function openVault(dataDir: string, files = CLEAR_FILES, isLocked = false
     forget: () => {
       rmSync(path, { force: true });
       keys = [];
+      told = {};
       isKeyMissed = false;
     },
     load: () => {
@@ -185,9 +222,38 @@ function contextOf(secretId: string): string {
   return `secret ${secretId}`;
 }
 
+/** A key of encrypted networks as it is in the cluster object. @throws {ClusterError} as Vault.seal. */
+export function sealMeshKey(vault: Vault, id: string, secret: Uint8Array): string {
+  return vault.seal(meshKeyContext(id), secret);
+}
+
+function openMeshKey(vault: Vault, id: string, sealed: string): Uint8Array {
+  return vault.open(meshKeyContext(id), sealed);
+}
+
+/** The keys sealed by the key that seals now; undefined when they are. @throws {ClusterError} as Vault.open. */
+export function resealMeshKeys(vault: Vault, keys: readonly MeshKey[]): MeshKey[] | undefined {
+  if (keys.every(({ secret }) => vault.isCurrent(secret))) return undefined;
+  return keys.map((key) => ({
+    ...key,
+    secret: sealMeshKey(vault, key.id, openMeshKey(vault, key.id, key.secret)),
+  }));
+}
+
+function meshKeyContext(id: string): string {
+  return `key ${id} of encrypted networks`;
+}
+
 /** X-Registry-Auth as it is stored in a spec. */
 export function sealRegistryAuth(vault: Vault, auth: string): string {
   return `${AUTH_PREFIX}${vault.seal(AUTH_CONTEXT, Buffer.from(auth))}`;
+}
+
+/** The header sealed by the key that seals now; undefined when it is. @throws {ClusterError} as Vault.open, seal. */
+export function resealRegistryAuth(vault: Vault, stored: string): string | undefined {
+  if (!stored.startsWith(AUTH_PREFIX)) return sealRegistryAuth(vault, stored);
+  if (vault.isCurrent(stored.slice(AUTH_PREFIX.length))) return undefined;
+  return sealRegistryAuth(vault, openRegistryAuth(vault, stored));
 }
 
 /** The header again. @throws {ClusterError} as Vault.open. */
@@ -220,6 +286,7 @@ export function openAssignments(
 }
 
 function isSealed(item: AssignmentItem): boolean {
+  if (item.kind === "mesh-keys") return true;
   if (item.kind === "secret") return item.body.spec.Sealed !== undefined;
   if (item.kind !== "task") return false;
   return item.body.spec.ContainerSpec.PullOptions?.RegistryAuth.startsWith(AUTH_PREFIX) === true;
@@ -231,6 +298,13 @@ function opened(vault: Vault, item: AssignmentItem): AssignmentItem {
       ...item,
       body: { ...item.body, spec: openSecret(vault, item.body.id, item.body.spec) },
     };
+  }
+  if (item.kind === "mesh-keys") {
+    const keys = item.body.keys.map(({ id, secret }) => {
+      const bytes = openMeshKey(vault, id, secret);
+      return { id, secret: Buffer.from(bytes).toString("base64") };
+    });
+    return { ...item, body: { keys } };
   }
   if (item.kind !== "task") return item;
   const { spec } = item.body;

@@ -7,6 +7,7 @@ import type { Random } from "../../core/random.ts";
 import type { StoreAction } from "../../core/store/action.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import type { NetReport, RpcMethods } from "../../net/rpc/methods.ts";
+import type { CertificateStatus } from "../certificate.ts";
 import type { LogPorts } from "../logs/collect.ts";
 import type { Vault } from "../vault.ts";
 import type { ClusterEvents } from "./cluster-events.ts";
@@ -25,6 +26,8 @@ export type LocalNode = {
   leaderLostMs?: number;
   /** Managers: the file system of the data directory. */
   disk?: { state: "ok" | "low" | "critical"; freeBytes: number };
+  /** While the node has one. */
+  certificate?: CertificateStatus;
 };
 
 /** InitRequest of POST /swarm/init, in Docker's shape. */
@@ -114,6 +117,13 @@ export type ApiPorts = {
   restore(request: RestoreRequest): Promise<RestoreResult>;
   /** What a log collection needs (agent/logs). */
   logs: LogPorts;
+  /** Begins to replace the key by which secrets are sealed (agent/data-keys.ts). @throws {ClusterError} as propose. */
+  rotateDataKey(): Promise<void>;
+  /**
+   * Has a certificate signed for this manager, and throws it away.
+   * @throws {ClusterError} unavailable saying why none of these external CAs signs by that root.
+   */
+  proveExternalCa(urls: readonly string[], rootPem: string): Promise<void>;
   /** Seals what is not to lie anywhere in clear (agent/vault.ts); without keys on a node that is no manager. */
   vault: Vault;
   /** Empty on a node that is no manager. */

@@ -3,8 +3,13 @@ import { Hono } from "hono";
 import { ClusterError } from "../../core/errors.ts";
 import type { NodeAvailability } from "../../core/objects/node.ts";
 import type { RaftStatus } from "../../core/protocol.ts";
+import { vaultStatus } from "../data-keys.ts";
 import type { ApiContext } from "./context.ts";
 import { whyReport } from "./why.ts";
+import { listenerNotes, meshPortsOf } from "./why-network.ts";
+
+/** For what the nodes see of a service's ports; they usually answer within a second. */
+const LISTENERS_WAIT_MS = 4_000;
 
 export function shoalRoutes(context: ApiContext): Hono {
   const { ports, engine } = context;
@@ -63,9 +68,28 @@ export function shoalRoutes(context: ApiContext): Hono {
     return c.json(result);
   });
 
+  app.get("/v1/vault", async (c) => {
+    return c.json(await ports.read((view) => vaultStatus(view, ports.vault)));
+  });
+  app.post("/v1/vault/rotate", async (c) => {
+    await ports.rotateDataKey();
+    return c.body(null, 200);
+  });
+
   app.get("/v1/why/:ref", async (c) => {
     const ref = c.req.param("ref");
-    return c.json(await ports.read((view) => whyReport(view, ref, ports.nowMs())));
+    const { report, published } = await ports.read((view) => {
+      const found = whyReport(view, ref, ports.nowMs());
+      const service = found.kind === "service" ? view.service(found.id) : undefined;
+      return { report: found, published: service ? meshPortsOf(service) : [] };
+    });
+    if (published.length > 0) {
+      const late = Bun.sleep(LISTENERS_WAIT_MS).then(() => undefined);
+      // A node that does not answer says nothing of its programs; the rest of the report stands.
+      const seen = await Promise.race([orError(() => ports.netDoctor({})), late]);
+      if (seen && "value" in seen) report.notes.push(...listenerNotes(seen.value, published));
+    }
+    return c.json(report);
   });
 
   app.get("/v1/net/doctor", async (c) => {
@@ -337,6 +361,17 @@ const OPENAPI = {
                 properties: {
                   state: { enum: ["ok", "low", "critical"] },
                   freeBytes: { type: "integer" },
+                },
+              },
+              certificate: {
+                type: "object",
+                properties: {
+                  notAfterMs: { type: "integer", description: "Its end, Unix time" },
+                  failure: {
+                    type: "string",
+                    description: "Why it was not renewed at the last try",
+                  },
+                  failureCount: { type: "integer", description: "Since the start of the agent" },
                 },
               },
               managers: {

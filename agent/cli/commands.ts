@@ -1,4 +1,4 @@
-/** The client verbs of the binary: status, why, net doctor, backup, restore; each is loaded when used. */
+/** The client verbs of the binary: status, why, net doctor, vault, backup, restore; each is loaded when used. */
 import type { Command } from "commander";
 import { DEFAULT_SOCKET, orExit } from "./socket.ts";
 
@@ -47,6 +47,20 @@ export function addClientCommands(program: Command): void {
       orExit(async () => {
         const { runDoctor } = await import("./net.ts");
         await runDoctor(flags);
+      }),
+    );
+
+  program
+    .command("vault")
+    .description("the keys by which secrets are sealed at rest")
+    .command("rotate")
+    .description("replace the key, and seal everything anew; run it on a manager")
+    .option("--detach", "do not wait for the end")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action((flags: { detach?: boolean; socket: string }) =>
+      orExit(async () => {
+        const { rotateVault } = await import("./vault.ts");
+        await rotateVault(flags);
       }),
     );
 

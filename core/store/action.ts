@@ -45,6 +45,8 @@ export type UpdateAction = {
     set: Partial<Omit<Tables[T], Meta | "id">>;
     /** Top-level optional fields to remove. */
     unset?: string[];
+    /** Of a service: its spec says the same in other words (sealed anew), and specVersion stays. */
+    isSameSpec?: true;
   };
 }[TableName];
 export type RemoveAction = { type: "remove"; table: TableName; id: string; ifVersion?: RaftIndex };

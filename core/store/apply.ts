@@ -198,7 +198,8 @@ function applyUpdate(rows: RowStore, action: UpdateAction, context: Context): Re
   next["version"] = context.index;
   next["updatedAtMs"] = context.atMs;
   if (table === "service" && "specVersion" in before) {
-    next["specVersion"] = "spec" in set ? context.index : before.specVersion;
+    const isNewSpec = "spec" in set && action.isSameSpec !== true;
+    next["specVersion"] = isNewSpec ? context.index : before.specVersion;
   }
   // The object before, of this table, with fields of this table's type set.
   return write(rows, table, next as Tables[TableName], "update", context);

@@ -5,7 +5,12 @@
  */
 import type { AssignmentsMessage } from "../../core/dispatcher/assignment.ts";
 import type { NodeId, RaftIndex } from "../../core/ids.ts";
-import type { NodeAvailability, NodeDescription, NodeRole } from "../../core/objects/node.ts";
+import type {
+  NodeAvailability,
+  NodeDescription,
+  NodeEncryption,
+  NodeRole,
+} from "../../core/objects/node.ts";
 import type { TaskStatus } from "../../core/objects/task.ts";
 import type { RaftStatus } from "../../core/protocol.ts";
 
@@ -117,15 +122,30 @@ export type RpcMethods = {
   };
   /**
    * An address for a container that a user puts on an attachable network of the caller's node; `network`
-   * is a name or an id. Held until `detach`.
+   * is a name or an id. Held until `detach`. Without address and gateway the engine chooses them.
    */
   attach: {
     role: "worker";
     params: { network: string; name: string; aliases: string[] };
-    result: { id: string; networkName: string; address: string; gateway: string };
+    /** `address6` where the network has IPv6. */
+    result: {
+      id: string;
+      networkName: string;
+      address: string;
+      address6?: string;
+      gateway: string;
+      /** Of a network of a local driver: the configuration that the caller's node must have. */
+      configFrom?: string;
+    };
   };
   /** No container of the caller has these addresses any more; ids that are not its own are ignored. */
   detach: { role: "worker"; params: { ids: string[] }; result: Record<string, never> };
+  /** What the caller says of encrypted networks: whether it can, and what the others send to it by. */
+  "mesh-state": {
+    role: "worker";
+    params: { encryption: NodeEncryption };
+    result: Record<string, never>;
+  };
   /** The caller leaves: its node is marked down at once (a manager is removed from raft first). */
   "node-leave": { role: "worker"; params: { force: boolean }; result: Record<string, never> };
   /**

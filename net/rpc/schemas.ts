@@ -5,7 +5,11 @@
  */
 import { z } from "zod";
 import type { AssignmentsMessage } from "../../core/dispatcher/assignment.ts";
-import type { NodeDescription } from "../../core/objects/node.ts";
+import {
+  ADDRESSES6_MAX,
+  type NodeDescription,
+  type NodeEncryption,
+} from "../../core/objects/node.ts";
 import { TASK_STATE_ORDER, type TaskState, type TaskStatus } from "../../core/objects/task.ts";
 import type { LogOpen, LogTask, RpcMethod, RpcMethods, RpcNote, RpcNotes } from "./methods.ts";
 
@@ -18,6 +22,7 @@ export const METHOD_ROLES: { [M in RpcMethod]: RpcMethods[M]["role"] } = {
   "report-status": "worker",
   attach: "worker",
   detach: "worker",
+  "mesh-state": "worker",
   "node-leave": "worker",
   propose: "manager",
   "raft-join": "manager",
@@ -43,6 +48,9 @@ export const NOTE_ROLES: { [N in RpcNote]: RpcNotes[N]["role"] } = {
 /** Names of one container on a network, and addresses given back at once. */
 const ALIASES_MAX = 100;
 export const DETACH_MAX = 1_000;
+
+/** There are two of each at most. */
+const ENCRYPTION_LIST_MAX = 4;
 
 /** Statuses in one report; the agent's batches are smaller. */
 export const STATUSES_MAX = 1_000;
@@ -81,7 +89,14 @@ const description = z.object({
   TLSInfo: z
     .object({ TrustRoot: pem, CertIssuerSubject: pem, CertIssuerPublicKey: pem })
     .exactOptional(),
+  addresses6: z.array(shortText).max(ADDRESSES6_MAX).exactOptional(),
 } satisfies Fields<NodeDescription>);
+
+const encryption = z.object({
+  lack: text.exactOptional(),
+  generations: z.array(shortText).max(ENCRYPTION_LIST_MAX),
+  keyIds: z.array(shortText).max(ENCRYPTION_LIST_MAX),
+} satisfies Fields<NodeEncryption>);
 
 // The keys of a constant object are exactly the union.
 const taskState = z.enum(Object.keys(TASK_STATE_ORDER) as [TaskState, ...TaskState[]]);
@@ -127,6 +142,7 @@ export const PARAMS_SCHEMAS: { [M in RpcMethod]: z.ZodType<RpcMethods[M]["params
     aliases: z.array(shortText).max(ALIASES_MAX),
   }),
   detach: z.object({ ids: z.array(shortText).max(DETACH_MAX) }),
+  "mesh-state": z.object({ encryption }),
   "node-leave": z.object({ force: z.boolean() }),
   propose: z.object({ data: bytes, term: count.exactOptional() }),
   "raft-join": z.object({ addr: shortText }),

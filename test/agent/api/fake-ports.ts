@@ -51,7 +51,11 @@ export type FakePorts = ApiPorts & {
     join: JoinRequest[];
     leave: { force: boolean }[];
     unlock: Uint8Array[];
+    rotateDataKey: number;
+    prove: { urls: string[]; rootPem: string }[];
   };
+  /** Set: no external CA signs, for this reason. */
+  externalCaFailure?: string;
   /** Set: every read and proposal fails so. */
   failure?: ClusterError;
   /** Writes one object as it is, at the next index. */
@@ -80,7 +84,7 @@ export function createFakePorts(engineSocket: string): FakePorts {
     random,
     proposed: [],
     settled: [],
-    calls: { init: [], join: [], leave: [], unlock: [] },
+    calls: { init: [], join: [], leave: [], unlock: [], prove: [], rotateDataKey: 0 },
     local: {
       state: "active",
       nodeId: NODE_ID,
@@ -103,10 +107,14 @@ export function createFakePorts(engineSocket: string): FakePorts {
       return read(rows);
     },
     attach: async (request) => {
-      const { network, object } = planAttachment(rows, { ...request, nodeId: NODE_ID }, random);
-      await ports.propose([{ type: "create", table: "attachment", object }]);
+      const planned = planAttachment(rows, { ...request, nodeId: NODE_ID }, random);
+      const { network, object } = planned;
+      if (planned.isNew) await ports.propose([{ type: "create", table: "attachment", object }]);
       const { gateway = "", spec } = network;
-      return { id: object.id, networkName: spec.Name, address: object.address, gateway };
+      const config = spec.ConfigFrom === undefined ? {} : { configFrom: spec.ConfigFrom };
+      const { id, address, address6 } = object;
+      const six = address6 === undefined ? {} : { address6 };
+      return { id, networkName: spec.Name, address, ...six, gateway, ...config };
     },
     attached: (id, isMade) => void ports.settled.push([id, isMade]),
     propose: async (actions) => {
@@ -138,6 +146,14 @@ export function createFakePorts(engineSocket: string): FakePorts {
     },
     metrics: () => Promise.resolve("shoal_session_open 1\n"),
     reportBug: () => {},
+    rotateDataKey: async () => {
+      ports.calls.rotateDataKey++;
+    },
+    proveExternalCa: async (urls, rootPem) => {
+      ports.calls.prove.push({ urls: [...urls], rootPem });
+      const why = ports.externalCaFailure;
+      if (why !== undefined) throw new ClusterError("unavailable", why);
+    },
     netDoctor: async ({ node }) => ({
       scope: node === undefined ? "cluster" : "node",
       cluster: [],
@@ -244,6 +260,12 @@ function makeNetwork(id: string, name: string, set: Partial<Network>, ingress = 
   };
 }
 
+/** A network that each node makes with its engine's macvlan driver, from its own `cfg`. */
+export function makeLocalNetwork(id: string, name: string): Network {
+  const network = makeNetwork(id, name, {});
+  return { ...network, spec: { ...network.spec, Driver: "macvlan", ConfigFrom: "cfg" } };
+}
+
 function seed(ports: FakePorts): void {
   ports.put("cluster", {
     ...META,
@@ -332,7 +354,8 @@ export function startFakeEngine(): FakeEngine {
         });
       }
       if (root === "info") {
-        return answer({ ID: "X", Name: "alpha", Swarm: { LocalNodeState: "inactive" } });
+        const Plugins = { Network: ["bridge", "macvlan", "vendor/net:latest"] };
+        return answer({ ID: "X", Name: "alpha", Swarm: { LocalNodeState: "inactive" }, Plugins });
       }
       // What was asked comes back, for tests to look at.
       if (root === "containers" && ref === "create")

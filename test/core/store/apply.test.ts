@@ -337,6 +337,15 @@ describe("apply()", () => {
       /^invalid pool request: Pool overlaps .* network net1$/,
     ],
     [
+      "a subnet of IPv6 that overlaps another",
+      [
+        create("network", networkDraft("x", {}, { subnet: "10.1.0.0/16", subnet6: "fd00::/48" })),
+        create("network", networkDraft("y", {}, { subnet: "10.2.0.0/16", subnet6: "fd00::/64" })),
+      ],
+      "failed-precondition",
+      /^invalid pool request: Pool overlaps .* fd00::\/64 and fd00::\/48 of network x$/,
+    ],
+    [
       "a subnet that overlaps the mesh pool",
       [create("network", networkDraft("x", {}, { subnet: "10.255.9.0/24" }))],
       "failed-precondition",
