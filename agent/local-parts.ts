@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { assert } from "../core/assert.ts";
 import type { AssignmentsMessage } from "../core/dispatcher/assignment.ts";
 import type { BackendName } from "../net/mesh/backend.ts";
+import type { NodeEncryption } from "../core/objects/node.ts";
 import type { MeshAnswer, MeshInput, MeshOutput } from "../net/mesh/protocol.ts";
 import type { Logger } from "./logger.ts";
 import type { ReconcilerAnswer, ReconcilerInput, ReconcilerOutput } from "./reconciler/protocol.ts";
@@ -45,6 +46,8 @@ export async function startLocalParts(options: {
   onDescriptionChanged(): void;
   /** A thread ended unasked: the process must end. */
   fatal(message: string, details: Record<string, unknown>): never;
+  /** What the mesh says of encrypted networks has changed. */
+  onEncryption(encryption: NodeEncryption): void;
 }): Promise<LocalParts> {
   const { log } = options;
   const reconciler = workerClient<ReconcilerInput, ReconcilerAnswer, ReconcilerOutput>(
@@ -81,6 +84,7 @@ export async function startLocalParts(options: {
   const stopBoth = () =>
     Promise.all([reconciler.stop({ type: "stop" }), mesh.stop({ type: "stop" })]);
   const { engineSocket, dataDir } = options;
+    else if (output.type === "encryption") options.onEncryption(output.encryption);
   try {
     const dir = join(dataDir, "mesh");
     const ready = await mesh.request({
@@ -106,7 +110,9 @@ export async function startLocalParts(options: {
         put,
         removed,
       };
-      reconciler.notify(assignments);
+      // It keeps what it is given on disk, and has no use for these.
+      const kept = put.filter(({ kind }) => kind !== "mesh-keys");
+      reconciler.notify({ ...assignments, put: kept });
       mesh.notify(isAckWanted ? { ...assignments, mark: acks.expect(applied) } : assignments);
     },
     describe: async () => {

@@ -16,7 +16,7 @@ printf '#!/bin/sh\nexec /sbin/modprobe -S %s -d /run/modules "$@"\n' "$release" 
 chmod 755 /run/bin/modprobe
 echo /run/bin/modprobe > /proc/sys/kernel/modprobe
 # This kernel's nf_tables lacks the family ip: the legacy variant is the one that works.
-for tool in iptables iptables-restore iptables-save; do
+for tool in iptables iptables-restore iptables-save ip6tables ip6tables-restore ip6tables-save; do
   ln -s /usr/sbin/xtables-legacy-multi /run/bin/$tool
 done
 export PATH=/run/bin:$PATH XTABLES_LOCKFILE=/run/xtables.lock TMPDIR=/run/tmp

@@ -16,6 +16,7 @@ export function checkNode(facts: NodeFacts): NetFinding[] {
   return [
     ...checkMesh(facts),
     ...checkTunnels(facts),
+    ...checkEncryption(facts),
     ...checkMtu(facts),
     ...checkManagers(facts),
     ...checkEndpoints(facts),
@@ -163,6 +164,46 @@ export function checkMtu(facts: NodeFacts): NetFinding[] {
       warning(
         "mtu",
         MESH_DEVICE,
+/** Can this node carry the cluster's encrypted networks, and do encrypted packets come through. */
+export function checkEncryption({ encryption, self, peers }: NodeFacts): NetFinding[] {
+  if (!encryption) return [];
+  if (encryption.lack !== undefined) {
+    return [
+      warning(
+        "encryption",
+        "this node",
+        `it cannot carry encrypted networks, so it gets no tasks of them, and ports that those publish do not answer here: ${encryption.lack}`,
+        "modprobe esp4, and have it loaded at boot (/etc/modules-load.d): the agent sees it within a minute",
+      ),
+    ];
+  }
+  const from = self?.dataPathAddr ?? "this node";
+  const findings: NetFinding[] = [];
+  const good: string[] = [];
+  for (const { hostname, dataPathAddr, tcp, encryptedTcp } of peers) {
+    // What does not come through in clear, the check of the tunnel has told.
+    if (!encryptedTcp || !isReached(tcp)) continue;
+    if (isReached(encryptedTcp)) {
+      good.push(hostname);
+      continue;
+    }
+    findings.push(
+      error(
+        "encryption",
+        hostname,
+        "it answers through the tunnel, but nothing comes back through the encrypted one",
+        `open IP protocol 50 (ESP) between ${from} and ${dataPathAddr}, in both directions: firewalls of both hosts, security groups, the network between`,
+      ),
+    );
+  }
+  if (good.length > 0) {
+    findings.push(
+      ok("encryption", listNames(good), "answered through the encrypted tunnel", good.length),
+    );
+  }
+  return findings;
+}
+
         `${MESH_DEVICE} has MTU ${mesh.mtu}, ${underlay.name} below it ${underlay.mtu}: ${overlayMtu(underlay.mtu)} would fit`,
         "it is set again within 5 s; if not, look at the mesh check",
       ),

@@ -17,6 +17,8 @@ export type PeerTarget = {
   hostname: string;
   dataPathAddr: string;
   meshAddress: string;
+  /** Reached by encrypted packets only; where both nodes carry encrypted networks. */
+  encryptedAddress?: string;
 };
 export type ManagerTarget = { nodeId: string; hostname: string; addr: string };
 export type EndpointTarget = {
@@ -39,6 +41,8 @@ export type DnsTarget = {
 
 export type PeerFact = PeerTarget & {
   tcp: TcpOutcome;
+  /** To `encryptedAddress`. */
+  encryptedTcp?: TcpOutcome;
   /** Of the largest packet of an overlay network; absent where it was not tried. */
   ping?: PingOutcome;
   /** Of a small packet, tried when the large one or TCP got no answer. */
@@ -54,8 +58,17 @@ export type NodeFacts = {
   self?: PeerTarget;
   dataPathPort: number;
   mesh:
-    | { type: "status"; backend: string; repairs: Record<string, number>; lastError?: string }
+    | {
+        type: "status";
+        backend: string;
+        repairs: Record<string, number>;
+        lastError?: string;
+        /** What is done in another way than it could be, since the kernel lacks something. */
+        notes?: string[];
+      }
     | { type: "unknown"; message: string };
+  /** While the cluster has an encrypted network; `lack`: why this node cannot carry it. */
+  encryption?: { lack?: string };
   /** Absent: could not be read in time. */
   devices?: {
     /** Of the device with the data path address. */

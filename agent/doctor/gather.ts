@@ -94,8 +94,12 @@ export async function gatherFacts(options: GatherOptions): Promise<NodeFacts> {
   const ping = (address: string, sizeBytes: number) =>
     gate(() => probes.ping(address, sizeBytes, TCP_TIMEOUT_MS));
   const lookAtPeer = async (peer: PeerTarget, place: number): Promise<PeerFact> => {
-    const tcp = await tryTwice(peer.meshAddress, port, isReached);
-    const fact: PeerFact = { ...peer, tcp };
+    const { encryptedAddress } = peer;
+    const [tcp, encryptedTcp] = await Promise.all([
+      tryTwice(peer.meshAddress, port, isReached),
+      encryptedAddress === undefined ? undefined : tryTwice(encryptedAddress, port, isReached),
+    ]);
+    const fact: PeerFact = { ...peer, tcp, ...(encryptedTcp ? { encryptedTcp } : {}) };
     if (place >= PINGS_MAX || overlayMtu === undefined) return fact;
     const more = await inTime(pingPeer(peer, isReached(tcp), overlayMtu), PINGS_SPARE_MS);
     return { ...fact, ...more };
@@ -174,6 +178,7 @@ export async function gatherFacts(options: GatherOptions): Promise<NodeFacts> {
     nodeId: settings?.nodeId ?? "",
     hostname: settings?.hostname ?? "",
     ...(targets.self ? { self: targets.self } : {}),
+    ...(targets.encryption ? { encryption: targets.encryption } : {}),
     dataPathPort: settings?.dataPathPort ?? 4_789,
     mesh: mesh ?? { type: "unknown", message: "the mesh thread does not answer" },
     ...(devices ? { devices: describeDevices(devices, targets.self?.dataPathAddr) } : {}),

@@ -2,8 +2,9 @@
  * What one node looks at, of its endpoint table. Pure. Every list is bounded; where there is more, `turn`
  * (which counts the runs) moves the window, so that in time everything is looked at.
  */
-import type { EndpointEntry } from "../../core/dispatcher/assignment.ts";
-import { bridgeName } from "../../net/mesh/names.ts";
+import type { EndpointEntry, Peer } from "../../core/dispatcher/assignment.ts";
+import { isEncrypted } from "../../core/objects/network.ts";
+import { bridgeName, encryptedProbeAddress } from "../../net/mesh/names.ts";
 import { publishAddressOf } from "../../net/mesh/plan.ts";
 import type { MeshTable } from "../../net/mesh/table.ts";
 import type {
@@ -23,6 +24,7 @@ const MANAGERS_MAX = 16;
 
 export type Targets = {
   self?: PeerTarget;
+  encryption?: NonNullable<NodeFacts["encryption"]>;
   peers: PeerTarget[];
   managers: ManagerTarget[];
   endpoints: EndpointTarget[];
@@ -42,13 +44,19 @@ export function chooseTargets(
   const { settings } = table;
   const all = [...table.peers.values()];
   const me = all.find((peer) => peer.nodeId === settings?.nodeId);
+  const encryption = encryptionOf(told, me);
+  // That tasks on encrypted networks cannot be reached from here is one finding, not one for each.
+  const table = encryption?.lack === undefined ? told : withoutEncrypted(told);
   const hostnames = new Map(all.map((peer) => [peer.nodeId, peer.hostname || peer.nodeId]));
   const nameOf = (nodeId: string) => hostnames.get(nodeId) ?? nodeId;
-  const target = ({ nodeId, dataPathAddr, meshAddress }: PeerTarget): PeerTarget => ({
-    nodeId,
-    hostname: nameOf(nodeId),
-    dataPathAddr,
-    meshAddress,
+  const target = (peer: Peer): PeerTarget => ({
+    nodeId: peer.nodeId,
+    hostname: nameOf(peer.nodeId),
+    dataPathAddr: peer.dataPathAddr,
+    meshAddress: peer.meshAddress,
+    ...(encryption && encryption.lack === undefined && canEncrypt(peer) && peer !== me
+      ? { encryptedAddress: encryptedProbeAddress(peer.index) }
+      : {}),
   });
   const peers = byKey(
     all.filter((peer) => peer.nodeId !== me?.nodeId),
@@ -66,6 +74,7 @@ export function chooseTargets(
   };
   return {
     ...(me ? { self: target(me) } : {}),
+    ...(encryption ? { encryption } : {}),
     ...chosen,
     managers: (settings?.managers ?? [])
       .filter(({ nodeId }) => nodeId !== settings?.nodeId)
@@ -79,6 +88,28 @@ export function chooseTargets(
       networks: dns.length - chosen.dns.length,
     },
   };
+}
+
+/** Undefined while the cluster has no encrypted network. */
+function encryptionOf(table: MeshTable, me: Peer | undefined): Targets["encryption"] {
+  if (!me || ![...table.networks.values()].some(isEncrypted)) return undefined;
+  if (!me.encryption) return { lack: "it has not told the managers yet whether it can" };
+  const { lack } = me.encryption;
+  return lack === undefined ? {} : { lack };
+}
+
+function withoutEncrypted(table: MeshTable): MeshTable {
+  const networks = [...table.networks.values()].filter(isEncrypted);
+  const secret = new Set(networks.map(({ id }) => id));
+  const endpoints = [...table.endpoints].flatMap(([key, endpoint]) => {
+    const addresses = endpoint.addresses.filter(({ networkId }) => !secret.has(networkId));
+    return addresses.length > 0 ? [[key, { ...endpoint, addresses }] as const] : [];
+  });
+  return { ...table, endpoints: new Map(endpoints) };
+}
+
+function canEncrypt({ encryption }: Peer): boolean {
+  return encryption !== undefined && encryption.lack === undefined;
 }
 
 /** A window of the list that moves by its own length with each turn, round the end. */

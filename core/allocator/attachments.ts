@@ -3,9 +3,10 @@
  * node asks (`planAttachment`, on the leader), and given back when its node says that no container has
  * it any more, or when the node is gone (`planDetachment`).
  */
+import { encryptionLack } from "../encryption/mesh-keys.ts";
 import { ClusterError } from "../errors.ts";
 import { newId, type NodeId } from "../ids.ts";
-import type { Network } from "../objects/network.ts";
+import { isEncrypted, isNodeLocal, type Network } from "../objects/network.ts";
 import type { Plan, PlanInput } from "../plan.ts";
 import type { Random } from "../random.ts";
 import type { Draft } from "../store/action.ts";
@@ -48,6 +49,14 @@ export function planAttachment(
   }
   const held = view.attachments().filter(({ nodeId }) => nodeId === request.nodeId).length;
   if (held >= ATTACHMENTS_PER_NODE_MAX) {
+  const node = view.node(request.nodeId);
+  const lack = node && isEncrypted(network) ? encryptionLack(node) : undefined;
+  if (lack !== undefined) {
+    throw new ClusterError(
+      "failed-precondition",
+      `Could not attach to network ${spec.Name}: it is encrypted, and this node cannot encrypt (${lack})`,
+    );
+  }
     throw new ClusterError(
       "busy",
       `Cannot attach to network ${spec.Name}: containers of this node hold ${held} addresses already, ${ATTACHMENTS_PER_NODE_MAX} are possible; remove containers`,

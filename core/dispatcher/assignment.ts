@@ -6,7 +6,7 @@
 import type { NetworkId, NodeId, ServiceId, TaskId } from "../ids.ts";
 import type { Balancing, PublishPolicy } from "../objects/balancing.ts";
 import type { Network } from "../objects/network.ts";
-import type { NodeRole } from "../objects/node.ts";
+import type { NodeEncryption, NodeRole } from "../objects/node.ts";
 import type { Config, Secret } from "../objects/secret.ts";
 import type { Task } from "../objects/task.ts";
 
@@ -20,6 +20,10 @@ export type Peer = {
   dataPathAddr: string;
   /** /32 without prefix length. */
   meshAddress: string;
+  /** By which it speaks in IPv6, as far as it has told. */
+  addresses6?: string[];
+  /** Absent while there is no encrypted network. */
+  encryption?: NodeEncryption;
 };
 
 /** A service as every node's mesh and DNS need it. */
@@ -81,6 +85,10 @@ export type NodeSettings = {
 
 export type AssignmentBodies = {
   settings: NodeSettings;
+/** The keys of encrypted networks, the newest last; in clear on the way to a node only. */
+export const MESH_KEYS_KEY = "mesh-keys/cluster";
+export type MeshKeys = { keys: { id: string; secret: string }[] };
+
   task: Task;
   network: Network;
   secret: Secret;
@@ -90,6 +98,7 @@ export type AssignmentBodies = {
   endpoint: EndpointEntry;
 };
 export type AssignmentKind = keyof AssignmentBodies;
+  "mesh-keys": MeshKeys;
 /** `key` is `<kind>/<id>` and unique in a node's set. */
 export type AssignmentItem = {
   [K in AssignmentKind]: { key: string; kind: K; body: AssignmentBodies[K] };

@@ -1,7 +1,7 @@
 /**
  * What a node must have, computed from a view, key by key: `task/<id>`, `secret/<id>`, `config/<id>`
  * and `settings/<node id>` are the node's own; `peer/…`, `network/…`, `service/…`, `endpoint/…` are
- * shared: every node has the same.
+ * shared: every node has the same (so is `mesh-keys/cluster`).
  *
  * 1. Pure: the set is a function of the view. Who was sent what is dispatch.ts.
  * 2. Each key's value depends on the view only, so a set can be brought up to date by computing the
@@ -59,6 +59,7 @@ export function sharedAssignments(view: ClusterView): Map<string, AssignmentItem
   for (const task of view.tasks()) add(endpointItem(view, task));
   for (const attachment of view.attachments()) add(attachmentItem(attachment));
   return items;
+  add(meshKeysItem(view));
 }
 
 /**
@@ -179,11 +180,20 @@ export function sharedItem(view: ClusterView, key: string): AssignmentItem | und
     }
     default:
       return undefined;
+    case "mesh-keys":
+      return meshKeysItem(view);
   }
 }
 
 function peerItem(node: NodeObject): AssignmentItem | undefined {
   // Until its first session a node has no address for VXLAN, so nothing can be sent to it.
+/** Of every node: one without a task on an encrypted network has published ports of those that have. */
+function meshKeysItem(view: ClusterView): AssignmentItem | undefined {
+  const keys = (view.cluster()?.meshKeys ?? []).map(({ id, secret }) => ({ id, secret }));
+  if (keys.length === 0) return undefined;
+  return { key: MESH_KEYS_KEY, kind: "mesh-keys", body: { keys } };
+}
+
   if (!node.index || !node.meshAddress || !node.dataPathAddr) return undefined;
   return {
     key: `peer/${node.id}`,
@@ -197,6 +207,8 @@ function peerItem(node: NodeObject): AssignmentItem | undefined {
     },
   };
 }
+      ...(addresses6.length > 0 ? { addresses6 } : {}),
+      ...(node.encryption ? { encryption: node.encryption } : {}),
 
 function serviceItem(service: Service): AssignmentItem | undefined {
   const { endpoint, spec } = service;

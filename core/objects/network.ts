@@ -27,3 +27,24 @@ export type Network = ObjectMeta & {
   /** Node-local predefined network (`host`, `bridge`, `none`): no addresses, no VIPs. */
   predefined?: boolean;
 };
+
+/** True for networks that the mesh carries from node to node: they have the cluster's addresses. */
+export function isOverlay(network: Network): boolean {
+  return !network.predefined && network.spec.Driver === "overlay";
+}
+
+/**
+ * True for a network of the cluster that each node makes with a driver of its engine (macvlan, ipvlan,
+ * bridge) when a task is there: the engine gives addresses, and there are no virtual IPs.
+ */
+export function isNodeLocal(network: Network): boolean {
+  return !network.predefined && network.spec.Driver !== "overlay";
+}
+
+/** Driver option of an overlay network. */
+export const ENCRYPTED_OPTION = "encrypted";
+
+/** Traffic of this network between nodes is encrypted. Source: libnetwork's overlay driver; any value counts. */
+export function isEncrypted(network: Pick<Network, "spec">): boolean {
+  return network.spec.Driver === "overlay" && ENCRYPTED_OPTION in network.spec.Options;
+}

@@ -24,6 +24,20 @@ export type NodeDescription = {
     Plugins?: { Type: string; Name: string }[];
   };
   TLSInfo?: { TrustRoot: string; CertIssuerSubject: string; CertIssuerPublicKey: string };
+  /** By which it speaks in IPv6; the Docker API does not have it. Absent for none. */
+  addresses6?: string[];
+};
+/** Of one node; more are not told. */
+export const ADDRESSES6_MAX = 16;
+
+/** What a node says of encrypted networks. Source: net/mesh/DESIGN.md. */
+export type NodeEncryption = {
+  /** Why it cannot encrypt, with what to do; absent when it can. */
+  lack?: string;
+  /** Random numbers that its sending keys are made of, the newest last; others receive by all of them. */
+  generations: string[];
+  /** Keys of the cluster by which it can receive. */
+  keyIds: string[];
 };
 
 export type NodeObject = ObjectMeta & {
@@ -46,3 +60,5 @@ export type NodeObject = ObjectMeta & {
   /** Underlay IPv4 address that carries VXLAN. */
   dataPathAddr: string;
 };
+  /** Absent until it has said so (and of nodes of an older shoal, which cannot encrypt). */
+  encryption?: NodeEncryption;

@@ -1,6 +1,7 @@
 /**
  * Stops tasks whose node no longer satisfies what they were placed by: a constraint (a label was
- * removed, a role changed) or a reservation (the node came back with less memory, without a device).
+ * removed, a role changed), a reservation (the node came back with less memory, without a device), or an
+ * encrypted network (it came back with a kernel that cannot).
  * The orchestrators then see a slot without a wanted task and replace it. Of tasks that do not all
  * fit any more the older ones stay.
  *
@@ -9,9 +10,10 @@
  * manager/orchestrator/constraintenforcer. Different: the state is not set to `rejected`, since the
  * container still runs and so its address must not be free; the reason stands in `status.err`.
  */
+import { isEncrypted } from "../objects/network.ts";
 import type { NodeObject } from "../objects/node.ts";
 import { isTaskDead, type Task, taskStateAtLeast } from "../objects/task.ts";
-import type { Planner } from "../plan.ts";
+import type { PlanInput, Planner } from "../plan.ts";
 import { matchesConstraints } from "../scheduler/constraint.ts";
 import { capacityOf, namesOf, reservationsOf } from "../scheduler/node-info.ts";
 import { closeDraft, openDraft, updateTask } from "./plan-draft.ts";
@@ -23,8 +25,14 @@ export const planConstraintEnforcement: Planner = (input) => {
     if (node.spec.Availability !== "active") continue;
     const verdicts = new Map<string, boolean>();
     const ended: Task[] = [];
+    const cutOff: Task[] = [];
+    const lack = node.encryption?.lack;
     const reserving: Task[] = [];
     for (const task of input.view.tasksByNode(node.id)) {
+      if (lack !== undefined && isPlaced(task) && isOnEncrypted(input.view, task)) {
+        cutOff.push(task);
+        continue;
+      }
       const constraints = task.spec.Placement?.Constraints ?? [];
       const isReserving = task.spec.Resources?.Reservations !== undefined;
       if ((constraints.length === 0 && !isReserving) || !isPlaced(task)) continue;
@@ -35,19 +43,23 @@ export const planConstraintEnforcement: Planner = (input) => {
       else if (isReserving) reserving.push(task);
     }
     ended.push(...withoutRoom(node, reserving));
-    for (const task of ended) {
+    const stop = (task: Task, err: string) =>
       updateTask(draft, task, {
         desiredState: "shutdown",
-        status: {
-          ...task.status,
-          message: "task rejected by constraint enforcer",
-          err: "assigned node no longer meets constraints",
-        },
+        status: { ...task.status, message: "task rejected by constraint enforcer", err },
       });
-    }
+    for (const task of ended) stop(task, "assigned node no longer meets constraints");
+    for (const task of cutOff) stop(task, `assigned node can no longer encrypt: ${lack}`);
   }
   return closeDraft(draft);
 };
+
+function isOnEncrypted(view: PlanInput["view"], task: Task): boolean {
+  return (task.networks ?? []).some(({ networkId }) => {
+    const network = view.network(networkId);
+    return network !== undefined && isEncrypted(network);
+  });
+}
 
 function isPlaced(task: Task): boolean {
   const { state } = task.status;

@@ -2,7 +2,9 @@
  * What a node must fulfil to get a task, in the order in which it is checked, with the words that
  * tell the user how many nodes failed. Source: SwarmKit manager/scheduler/filter.go.
  */
+import { encryptionLack } from "../encryption/mesh-keys.ts";
 import type { ServiceId } from "../ids.ts";
+import { isEncrypted } from "../objects/network.ts";
 import type { NodeObject } from "../objects/node.ts";
 import { logDriverOf, type Task } from "../objects/task.ts";
 import type { ClusterView } from "../store/view.ts";
@@ -20,6 +22,8 @@ export type Wish = {
   hostPorts: string[];
   /** 0: no limit. */
   maxReplicas: number;
+  /** It is on an encrypted network. */
+  isEncrypted: boolean;
 };
 
 export type Platform = { Architecture?: string; OS?: string };
@@ -45,6 +49,10 @@ export function wishOf(task: Task, view: Pick<ClusterView, "network">): Wish {
     platforms: placement?.Platforms ?? [],
     hostPorts: hostPortsOf(task),
     maxReplicas: placement?.MaxReplicas ?? 0,
+    isEncrypted: (task.networks ?? []).some(({ networkId }) => {
+      const network = view.network(networkId);
+      return network !== undefined && isEncrypted(network);
+    }),
   };
 }
 
@@ -79,6 +87,12 @@ export const FILTERS: readonly Filter[] = [
       );
     },
     explain: (count) => `missing plugin on ${nodes(count)}`,
+  },
+  {
+    name: "encryption",
+    check: ({ isEncrypted }, { node }) => !isEncrypted || encryptionLack(node) === undefined,
+    explain: (count) =>
+      `${count === 1 ? "1 node" : `${count} nodes`} cannot encrypt (kernel lacks ESP: load module esp4)`,
   },
   {
     name: "constraint",

@@ -6,6 +6,7 @@
  * A node's verdict is of this moment: what it says to change may make room for this task only.
  */
 import { unreachable } from "../assert.ts";
+import { encryptionLack } from "../encryption/mesh-keys.ts";
 import type { NodeId, UnixMs } from "../ids.ts";
 import type { NodeObject } from "../objects/node.ts";
 import { isTaskDead, type Task, taskName } from "../objects/task.ts";
@@ -57,7 +58,7 @@ function costOf(verdict: NodeVerdict): number {
   return cost;
 }
 /** A user cannot give a node another architecture, and hardly a plugin. */
-const FAR: ReadonlySet<string> = new Set(["ready", "platform", "plugin"]);
+const FAR: ReadonlySet<string> = new Set(["ready", "platform", "plugin", "encryption"]);
 
 type Situation = { view: ClusterView; task: Task; wish: Wish; info: NodeInfo };
 
@@ -88,6 +89,14 @@ function reasonsOf(name: Filter["name"], situation: Situation): NodeReason[] {
           fix: `docker plugin install ${one.name} on ${host}`,
         }));
     }
+    case "encryption":
+      return [
+        {
+          filter,
+          text: `it cannot carry encrypted networks: ${encryptionLack(node) ?? "it can now"}`,
+          fix: `modprobe esp4 on ${host}, and have it loaded at boot (/etc/modules-load.d); or a network without --opt encrypted`,
+        },
+      ];
     case "constraint":
       if (wish.constraints === undefined) {
         return [{ filter, text: "a constraint cannot be read", fix: "correct the constraints" }];

@@ -21,6 +21,14 @@ const untilSaid = (ref: string, text: string | RegExp, host = 1) =>
     { timeoutMs: 20_000 },
   );
 
+/** This machine's kernel has ESP, so it is not refused here. */
+const canEncrypt = (() => {
+  const key = `0x${"00".repeat(36)}`;
+  const state = `src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x1001 mode transport aead rfc4106(gcm(aes)) ${key} 128`;
+  const argv = ["unshare", "-n", "ip", "xfrm", "state", "add", ...state.split(" ")];
+  return Bun.spawnSync(argv, { stderr: "ignore" }).exitCode === 0;
+})();
+
 describeLab("shoal why", { hosts: 2, agents: true }, (made) => {
   beforeAll(async () => {
     lab = made();
@@ -57,4 +65,29 @@ describeLab("shoal why", { hosts: 2, agents: true }, (made) => {
       'There is no service and no task "nobody": see docker service ls, docker service ps\n',
     ]);
   }, 60_000);
+
+  const whyNot = canEncrypt ? " (skipped: this kernel can)" : "";
+  test.skipIf(canEncrypt)(
+    `an encrypted network is refused with what the kernels lack and what to do${whyNot}`,
+    async () => {
+      const argv = ["docker", "network", "create", "-d", "overlay", "--opt", "encrypted", "secret"];
+      const refused = await waitFor(
+        "both nodes to have said that they cannot",
+        async () => {
+          const { code, stderr } = await lab.host(2).tryRun(argv);
+          if (code === 0) throw new Error("it was created");
+          return stderr.includes("it has not said") ? undefined : stderr;
+        },
+        { timeoutMs: 20_000 },
+      );
+      expect(refused).toMatch(
+        /cannot create encrypted network secret: no node of this cluster can encrypt \(kernel .*load modules? .*esp4\)\. Load these modules on every node/,
+      );
+      const networks = await lab.host(1).docker("network", "ls", "--format", "{{.Name}}");
+      expect(networks.split("\n")).not.toContain("secret");
+      // What does not ask for encryption is as ever.
+      await lab.host(1).docker("network", "create", "-d", "overlay", "clear");
+    },
+    30_000,
+  );
 });

@@ -2,6 +2,7 @@ import { expect, test } from "bun:test";
 import { PLANNERS } from "../../../core/planners.ts";
 import {
   aNode,
+  aNetwork,
   anAgent,
   aService,
   aState,
@@ -103,4 +104,39 @@ test("planConstraintEnforcement() leaves tasks of paused nodes alone", () => {
   set(cluster, "node", "n1", { spec }, nowMs);
   runToQuiet(cluster, { planners: PLANNERS, nowMs });
   expect(runningTasks(cluster.view, "web").length).toBe(1);
+});
+
+test("planConstraintEnforcement() moves tasks of an encrypted network off a node that can no longer encrypt", () => {
+  const net = aNetwork("net", { subnet: "10.9.0.0/24", gateway: "10.9.0.1" });
+  const says = (lack?: string) => ({ generations: [], keyIds: [], ...(lack ? { lack } : {}) });
+  const cluster = aState({
+    nodes: ["n1", "n2"].map((id) => ({ ...aNode({ id }), encryption: says() })),
+    networks: [{ ...net, spec: { ...net.spec, Options: { encrypted: "" } } }],
+    services: [
+      aService("web", { replicas: 2, networks: ["net"] }),
+      aService("db", { replicas: 2 }),
+    ],
+  });
+  const nowMs = runToQuiet(cluster, { planners: PLANNERS });
+  const nodesOf = (name: string) =>
+    runningTasks(cluster.view, name)
+      .map((task) => task.nodeId ?? "")
+      .sort();
+  expect(nodesOf("web")).toEqual(["n1", "n2"]);
+  set(cluster, "node", "n1", { encryption: says("kernel lacks ESP: load module esp4") }, nowMs);
+  const obedient = anAgent();
+  const errs = new Set<string>();
+  runToQuiet(cluster, {
+    planners: PLANNERS,
+    nowMs,
+    agent: (task, atMs) => {
+      if (task.status.err) errs.add(task.status.err);
+      return obedient(task, atMs);
+    },
+  });
+  expect(nodesOf("web")).toEqual(["n2", "n2"]);
+  expect(nodesOf("db")).toEqual(["n1", "n2"]);
+  expect([...errs]).toContain(
+    "assigned node can no longer encrypt: kernel lacks ESP: load module esp4",
+  );
 });

@@ -184,6 +184,28 @@ describe("planSchedule()", () => {
     expect(runningTasks(cluster.view, "web")).toHaveLength(1);
   });
 
+  test("puts tasks of an encrypted network on nodes that can encrypt, and counts the others in words", () => {
+    const web = aService("web", { replicas: 1 });
+    const net = aNetwork("net");
+    const networks = [{ ...net, spec: { ...net.spec, Options: { encrypted: "" } } }];
+    const says = (lack?: string) => ({ generations: [], keyIds: [], ...(lack ? { lack } : {}) });
+    const place = (nodes: NodeObject[]) => {
+      const tasks = pending(web, 1, { networks: [{ networkId: "net", aliases: [] }] });
+      const cluster = aState({ nodes, networks, services: [web], tasks });
+      const input = { view: cluster.view, nowMs: START_MS, random: seededRandom(1) };
+      cluster.apply(planSchedule(input).actions, START_MS);
+      const task = cluster.view.task("web-0001");
+      return task?.nodeId ?? task?.status.err;
+    };
+    const silent = aNode({ id: "n1" });
+    const lacking = { ...aNode({ id: "n2" }), encryption: says("kernel lacks ESP") };
+    const able = { ...aNode({ id: "n3" }), encryption: says() };
+    expect(place([silent, lacking, able])).toBe("n3");
+    expect(place([silent, lacking])).toBe(
+      "no suitable node (2 nodes cannot encrypt (kernel lacks ESP: load module esp4))",
+    );
+  });
+
   test("wants the plugins that volumes, logs and networks name, where the node tells its own", () => {
     const plugins = [
       { Type: "Volume", Name: "local" },

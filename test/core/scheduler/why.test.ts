@@ -4,7 +4,7 @@ import type { Service } from "../../../core/objects/service.ts";
 import type { Task } from "../../../core/objects/task.ts";
 import { FILTERS } from "../../../core/scheduler/filters.ts";
 import { verdictsOn } from "../../../core/scheduler/why.ts";
-import { aNode, aService, aState, aTask, START_MS } from "../../fixtures/cluster.ts";
+import { aNetwork, aNode, aService, aState, aTask, START_MS } from "../../fixtures/cluster.ts";
 
 /** `<host>: <filter> | <text> | <fix>`, a line each, for a pending task of the service. */
 function why(
@@ -82,6 +82,28 @@ describe("verdictsOn()", () => {
     ]);
   });
 
+  test("tells why a node cannot carry an encrypted network, and how it could", () => {
+    const net = aNetwork("net");
+    const networks = [{ ...net, spec: { ...net.spec, Options: { encrypted: "" } } }];
+    const web = aService("web");
+    const lack = "kernel lacks ESP: load module esp4";
+    const node = { ...aNode({ id: "n1" }), encryption: { lack, generations: [], keyIds: [] } };
+    const task = aTask(web, {
+      id: "t",
+      state: "pending",
+      networks: [{ networkId: "net", aliases: [] }],
+    });
+    const { view } = aState({ nodes: [node], networks, services: [web], tasks: [task] });
+    const [verdict] = verdictsOn(view, task, START_MS);
+    expect(verdict?.reasons).toEqual([
+      {
+        filter: "encryption",
+        text: `it cannot carry encrypted networks: ${lack}`,
+        fix: "modprobe esp4 on host-n1, and have it loaded at boot (/etc/modules-load.d); or a network without --opt encrypted",
+      },
+    ]);
+  });
+
   test("looks at the own node only of a task that is bound to it", () => {
     const nodes = [aNode({ id: "n1" }), aNode({ id: "n2", state: "down" })];
     expect(why(aService("all"), nodes, { over: { nodeId: "n2" } })).toHaveLength(1);
@@ -92,6 +114,7 @@ describe("verdictsOn()", () => {
       "ready",
       "resources",
       "plugin",
+      "encryption",
       "constraint",
       "platform",
       "host-port",

@@ -68,6 +68,7 @@ function factsOf(item: AssignmentItem): string {
     case "settings":
     case "secret":
     case "config":
+    case "mesh-keys":
       return "";
     default:
       return unreachable(item);
