@@ -2,6 +2,7 @@
 import { isIPv4 } from "node:net";
 import { networkInterfaces } from "node:os";
 import { ClusterError } from "../core/errors.ts";
+import { ADDRESSES6_MAX } from "../core/objects/node.ts";
 
 export const DEFAULT_RPC_PORT = 2377;
 
@@ -20,6 +21,43 @@ export function localInterfaces(): Interfaces {
     if (own.length > 0) found[name] = own;
   }
   return found;
+}
+
+/**
+ * The host's own addresses in IPv6, in order: those that other nodes may see as a source. Not the
+ * gateways of containers' networks, nor what is of one link only.
+ */
+export function localAddresses6(
+  interfaces: ReturnType<typeof networkInterfaces> = networkInterfaces(),
+): string[] {
+  const own = Object.entries(interfaces).flatMap(([name, addresses]) =>
+    CONTAINER_INTERFACES.test(name)
+      ? []
+      : (addresses ?? [])
+          .filter((a) => a.family === "IPv6" && !a.internal && !/^fe[89ab]/i.test(a.address))
+          .map((a) => a.address),
+  );
+  return own.sort().slice(0, ADDRESSES6_MAX);
+}
+
+/** Addresses of routers come a while after the host has started, and change. */
+const ADDRESSES_CHECK_MS = 15_000;
+
+/** Calls whenever `localAddresses6` gives others than before. */
+export function watchAddresses6(
+  onChange: () => void,
+  options: { periodMs?: number; read?: () => string[] } = {},
+): { stop(): void } {
+  const read = () => (options.read ?? localAddresses6)().join();
+  let known = read();
+  const timer = setInterval(() => {
+    const now = read();
+    if (now === known) return;
+    known = now;
+    onChange();
+  }, options.periodMs ?? ADDRESSES_CHECK_MS);
+  timer.unref();
+  return { stop: () => clearInterval(timer) };
 }
 
 export type HostPort = { host: string; port: number };

@@ -24,6 +24,7 @@ import {
 import { compareTasks, isWanted } from "../orchestrator/slot.ts";
 import type { Planner } from "../plan.ts";
 import type { ClusterView } from "../store/view.ts";
+import { address6Part } from "./address6.ts";
 import { type KeptAddresses, keepFixedAddresses, takeFixedAddresses } from "./fixed.ts";
 import {
   type AddressPool,
@@ -99,7 +100,11 @@ function allocateService(
       return report(draft, service, pool ? explainExhaustion(pool) : withoutSubnet(network));
     }
     if (!kept && pool) taken.push({ pool, address });
-    endpoint.virtualIps.push({ networkId: network.id, address });
+    endpoint.virtualIps.push({
+      networkId: network.id,
+      address,
+      ...address6Part(network, address),
+    });
   }
   updateService(draft, service, { endpoint });
   return endpoint;
@@ -125,7 +130,7 @@ function allocateTask(
     }
     const given = fixed.get(network.id);
     if (given !== undefined) {
-      networks.push({ networkId: network.id, address: given, aliases });
+      networks.push(legOf(network, given, aliases));
       continue;
     }
     const pool = pools.get(network.id);
@@ -135,7 +140,7 @@ function allocateTask(
       return pool ? explainExhaustion(pool) : withoutSubnet(network);
     }
     taken.push({ pool, address });
-    networks.push({ networkId: network.id, address, aliases });
+    networks.push(legOf(network, address, aliases));
   }
   updateTask(draft, task, {
     networks,
@@ -143,6 +148,10 @@ function allocateTask(
     status: { state: "pending", atMs: draft.nowMs, message: "pending task scheduling" },
   });
   return undefined;
+}
+
+function legOf(network: Network, address: string, aliases: string[]): TaskNetwork {
+  return { networkId: network.id, address, ...address6Part(network, address), aliases };
 }
 
 type Attachment = { network: Network; aliases: string[] };

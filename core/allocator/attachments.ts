@@ -11,6 +11,7 @@ import type { Plan, PlanInput } from "../plan.ts";
 import type { Random } from "../random.ts";
 import type { Draft } from "../store/action.ts";
 import type { ClusterView } from "../store/view.ts";
+import { address6Part } from "./address6.ts";
 import { explainExhaustion, openAddressPools, takeAddress } from "./ipam.ts";
 
 /** Of one node: more are a loop that creates containers. */
@@ -26,7 +27,8 @@ export type AttachmentRequest = {
 
 /**
  * The network and the attachment to create; two at one time may choose the same address, which apply
- * refuses to the second (failed-precondition).
+ * refuses to the second (failed-precondition). On a network of a local driver one stands for all
+ * containers of the node: then `object` may be one that is there already (`isNew` false).
  * @throws {ClusterError} not-found for an unknown network; forbidden for one that is not attachable;
  * failed-precondition when it has no address left; busy for a node that has too many.
  */
@@ -34,7 +36,7 @@ export function planAttachment(
   view: ClusterView,
   request: AttachmentRequest,
   random: Random,
-): { network: Network; object: Draft<"attachment"> } {
+): { network: Network; object: Draft<"attachment">; isNew: boolean } {
   const network = view.network(request.network) ?? view.networkByName(request.network);
   if (!network || network.predefined) {
     throw new ClusterError("not-found", `network ${request.network} not found`);
@@ -47,8 +49,6 @@ export function planAttachment(
       `Could not attach to network ${spec.Name}: network ${spec.Name} not manually attachable: create it with --attachable`,
     );
   }
-  const held = view.attachments().filter(({ nodeId }) => nodeId === request.nodeId).length;
-  if (held >= ATTACHMENTS_PER_NODE_MAX) {
   const node = view.node(request.nodeId);
   const lack = node && isEncrypted(network) ? encryptionLack(node) : undefined;
   if (lack !== undefined) {
@@ -57,10 +57,20 @@ export function planAttachment(
       `Could not attach to network ${spec.Name}: it is encrypted, and this node cannot encrypt (${lack})`,
     );
   }
+  const held = view.attachments().filter(({ nodeId }) => nodeId === request.nodeId).length;
+  if (held >= ATTACHMENTS_PER_NODE_MAX) {
     throw new ClusterError(
       "busy",
       `Cannot attach to network ${spec.Name}: containers of this node hold ${held} addresses already, ${ATTACHMENTS_PER_NODE_MAX} are possible; remove containers`,
     );
+  }
+  const { nodeId, name, aliases } = request;
+  if (isNodeLocal(network)) {
+    const known = view
+      .attachments()
+      .find((other) => other.nodeId === nodeId && other.networkId === network.id);
+    const fresh = { id: newId(random), nodeId, networkId: network.id, address: "", name, aliases };
+    return { network, object: known ?? fresh, isNew: known === undefined };
   }
   const pool = openAddressPools(view).get(network.id);
   const address = pool && takeAddress(pool);
@@ -70,9 +80,16 @@ export function planAttachment(
       : `network "${spec.Name}" has no subnet: remove it and create it again`;
     throw new ClusterError("failed-precondition", why);
   }
-  const { nodeId, name, aliases } = request;
-  const object = { id: newId(random), nodeId, networkId: network.id, address, name, aliases };
-  return { network, object };
+  const object = {
+    id: newId(random),
+    nodeId,
+    networkId: network.id,
+    address,
+    ...address6Part(network, address),
+    name,
+    aliases,
+  };
+  return { network, object, isNew: true };
 }
 
 /** Takes back what containers of nodes hold that are no longer in the cluster. */

@@ -60,6 +60,8 @@ export type EndpointEntry = {
   nodeId: NodeId;
   /** `address6` where the network has IPv6. */
   addresses: { networkId: NetworkId; address: string; address6?: string }[];
+  /** Of users' containers: the network of a local driver that they keep on this node. */
+  localNetworkId?: NetworkId;
   /** Of a user's container (core/objects/attachment.ts, whose id is `taskId`): its other names. */
   aliases?: string[];
   /** True while RUNNING (so healthy) and wanted: it gets new connections and DNS answers. */
@@ -83,12 +85,12 @@ export type NodeSettings = {
   hostname: string;
 };
 
-export type AssignmentBodies = {
-  settings: NodeSettings;
 /** The keys of encrypted networks, the newest last; in clear on the way to a node only. */
 export const MESH_KEYS_KEY = "mesh-keys/cluster";
 export type MeshKeys = { keys: { id: string; secret: string }[] };
 
+export type AssignmentBodies = {
+  settings: NodeSettings;
   task: Task;
   network: Network;
   secret: Secret;
@@ -96,9 +98,9 @@ export type MeshKeys = { keys: { id: string; secret: string }[] };
   peer: Peer;
   service: ServiceEntry;
   endpoint: EndpointEntry;
+  "mesh-keys": MeshKeys;
 };
 export type AssignmentKind = keyof AssignmentBodies;
-  "mesh-keys": MeshKeys;
 /** `key` is `<kind>/<id>` and unique in a node's set. */
 export type AssignmentItem = {
   [K in AssignmentKind]: { key: string; kind: K; body: AssignmentBodies[K] };

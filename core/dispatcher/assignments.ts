@@ -24,12 +24,13 @@ import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../objects/ta
 import type { Change } from "../store/action.ts";
 import { configIdsOf, secretIdsOf } from "../store/claims.ts";
 import type { ClusterView } from "../store/view.ts";
-import type {
-  AssignmentItem,
-  AssignmentsMessage,
-  EndpointEntry,
-  NodeSettings,
-  ServiceEntry,
+import {
+  type AssignmentItem,
+  type AssignmentsMessage,
+  type EndpointEntry,
+  MESH_KEYS_KEY,
+  type NodeSettings,
+  type ServiceEntry,
 } from "./assignment.ts";
 
 export type AssignmentSet = ReadonlyMap<string, AssignmentItem>;
@@ -58,8 +59,8 @@ export function sharedAssignments(view: ClusterView): Map<string, AssignmentItem
   for (const service of view.services()) add(serviceItem(service));
   for (const task of view.tasks()) add(endpointItem(view, task));
   for (const attachment of view.attachments()) add(attachmentItem(attachment));
-  return items;
   add(meshKeysItem(view));
+  return items;
 }
 
 /**
@@ -147,6 +148,7 @@ export function sharedKeysOf(view: ClusterView, change: Change): string[] {
     case "attachment":
       return [`endpoint/${change.id}`];
     case "cluster":
+      return [MESH_KEYS_KEY];
     case "secret":
     case "config":
       return [];
@@ -178,15 +180,13 @@ export function sharedItem(view: ClusterView, key: string): AssignmentItem | und
       const attachment = view.attachment(id);
       return attachment && attachmentItem(attachment);
     }
-    default:
-      return undefined;
     case "mesh-keys":
       return meshKeysItem(view);
+    default:
+      return undefined;
   }
 }
 
-function peerItem(node: NodeObject): AssignmentItem | undefined {
-  // Until its first session a node has no address for VXLAN, so nothing can be sent to it.
 /** Of every node: one without a task on an encrypted network has published ports of those that have. */
 function meshKeysItem(view: ClusterView): AssignmentItem | undefined {
   const keys = (view.cluster()?.meshKeys ?? []).map(({ id, secret }) => ({ id, secret }));
@@ -194,7 +194,10 @@ function meshKeysItem(view: ClusterView): AssignmentItem | undefined {
   return { key: MESH_KEYS_KEY, kind: "mesh-keys", body: { keys } };
 }
 
+function peerItem(node: NodeObject): AssignmentItem | undefined {
+  // Until its first session a node has no address for VXLAN, so nothing can be sent to it.
   if (!node.index || !node.meshAddress || !node.dataPathAddr) return undefined;
+  const addresses6 = node.description?.addresses6 ?? [];
   return {
     key: `peer/${node.id}`,
     kind: "peer",
@@ -204,11 +207,11 @@ function meshKeysItem(view: ClusterView): AssignmentItem | undefined {
       index: node.index,
       dataPathAddr: node.dataPathAddr,
       meshAddress: node.meshAddress,
+      ...(addresses6.length > 0 ? { addresses6 } : {}),
+      ...(node.encryption ? { encryption: node.encryption } : {}),
     },
   };
 }
-      ...(addresses6.length > 0 ? { addresses6 } : {}),
-      ...(node.encryption ? { encryption: node.encryption } : {}),
 
 function serviceItem(service: Service): AssignmentItem | undefined {
   const { endpoint, spec } = service;
@@ -282,6 +285,21 @@ function endpointItem(view: ClusterView, task: Task): AssignmentItem | undefined
 /** A user's container is an endpoint that no service balances. */
 function attachmentItem(attachment: Attachment): AssignmentItem {
   const { id, nodeId, name, aliases, networkId, address, address6 } = attachment;
+  if (address === "") {
+    return {
+      key: `endpoint/${id}`,
+      kind: "endpoint",
+      body: {
+        taskId: id,
+        serviceId: "",
+        name,
+        nodeId,
+        addresses: [],
+        localNetworkId: networkId,
+        isReady: false,
+      },
+    };
+  }
   const addresses = [{ networkId, address, ...(address6 ? { address6 } : {}) }];
   return {
     key: `endpoint/${id}`,

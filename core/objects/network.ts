@@ -4,7 +4,10 @@ import type { Labels, ObjectMeta } from "./object-meta.ts";
 export type NetworkSpec = {
   Name: string;
   Labels: Labels;
-  /** `overlay`, or `host` / `bridge` / `null` for the node-local predefined networks. */
+  /**
+   * `overlay`; `host`, `bridge` or `null` of the predefined networks; or another driver of the engines'
+   * (macvlan, ipvlan, bridge, a plugin), of which each node makes a network of its own (`isNodeLocal`).
+   */
   Driver: string;
   Options: Record<string, string>;
   Internal: boolean;
@@ -12,6 +15,8 @@ export type NetworkSpec = {
   Ingress: boolean;
   EnableIPv6: boolean;
   IPAM: { Driver: string; Config: { Subnet?: string; Gateway?: string; IPRange?: string }[] };
+  /** Networks of local drivers: name of the config-only network on each node that says the rest. */
+  ConfigFrom?: string;
 };
 
 export type Network = ObjectMeta & {

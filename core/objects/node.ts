@@ -53,12 +53,14 @@ export type NodeObject = ObjectMeta & {
   role: NodeRole;
   /** Where peers reach this manager's RPC, `host:port`. Present while it is a raft member. */
   managerAddr?: string;
+  /** Managers: the data key that is to seal next, once it is on this one's disk (cluster.dataKeys.nextId). */
+  dataKeyId?: string;
   /** 1..4095: marks and return routes of the mesh are made of it. Unique, not reused soon. */
   index: number;
   /** The node's /32 in the mesh pool, no prefix length. */
   meshAddress: string;
   /** Underlay IPv4 address that carries VXLAN. */
   dataPathAddr: string;
-};
   /** Absent until it has said so (and of nodes of an older shoal, which cannot encrypt). */
   encryption?: NodeEncryption;
+};

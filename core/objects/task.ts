@@ -58,8 +58,24 @@ export type RestartPolicy = {
   Window?: Nanoseconds;
 };
 
+/**
+ * A plugin of each node's engine, in place of a container. Source: moby api/types/swarm/runtime, whose
+ * names are written so.
+ */
+export type PluginSpec = {
+  /** On the node; by default the remote's. */
+  name?: string;
+  remote: string;
+  privileges?: { name: string; description?: string; value?: string[] }[];
+  /** Installed, and not enabled. */
+  disabled?: boolean;
+  env?: string[];
+};
+
 export type TaskSpec = {
+  /** Of a plugin: only what it is pulled from, and the credentials for that. */
   ContainerSpec: ContainerSpec;
+  PluginSpec?: PluginSpec;
   Resources?: {
     Limits?: { NanoCPUs?: number; MemoryBytes?: number; Pids?: number };
     Reservations?: { NanoCPUs?: number; MemoryBytes?: number; GenericResources?: unknown[] };

@@ -35,7 +35,7 @@ export function nameClaim(table: TableName, name: string): string {
 
 /**
  * Kinds: `name` (table, name), `port` (protocol, published port; host-mode ports are shared),
- * `address` (network, address), `vni`, `ingress`, `node-index`, `mesh-address`, `cluster`.
+ * `address` (network, address), `attached` (network, node), `vni`, `ingress`, `node-index`, `mesh-address`, `cluster`.
  */
 export function claimsOf<T extends TableName>(table: T, object: Tables[T]): Claims {
   // The table names the type, which TypeScript does not follow through a generic parameter.
@@ -56,8 +56,13 @@ export function claimsOf<T extends TableName>(table: T, object: Tables[T]): Clai
     }
     case "service":
       return serviceClaims(row.object);
-    case "attachment":
-      return { exclusive: [`address/${row.object.networkId}/${row.object.address}`], shared: [] };
+    case "attachment": {
+      const { networkId, nodeId, address } = row.object;
+      // One a node on a network of a local driver, where the engine gives addresses.
+      const claim =
+        address === "" ? `attached/${networkId}/${nodeId}` : `address/${networkId}/${address}`;
+      return { exclusive: [claim], shared: [] };
+    }
     case "task":
       return { exclusive: taskAddresses(row.object), shared: [] };
     case "secret":

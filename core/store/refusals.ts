@@ -8,6 +8,7 @@ import type { ErrorCode } from "../errors.ts";
 import { isTaskDead, TASK_STATE_ORDER, type Task, type TaskStatus } from "../objects/task.ts";
 import type { TableName, Tables } from "./action.ts";
 import { cidrsOverlap } from "./cidr.ts";
+import { cidrs6Overlap } from "./cidr6.ts";
 import { claimsOf, referencesOf } from "./claims.ts";
 import type { ObjectKey, RowStore } from "./rows.ts";
 
@@ -204,7 +205,7 @@ function refuseSubnets<T extends TableName>(
 ): Refusal | undefined {
   if (table !== "network" && table !== "cluster") return undefined;
   const overlap = (subnet: string, other: string, what: string): Refusal | undefined =>
-    cidrsOverlap(subnet, other)
+    cidrsOverlap(subnet, other) || cidrs6Overlap(subnet, other)
       ? {
           code: "failed-precondition",
           message: `invalid pool request: Pool overlaps with other one on this address space: ${subnet} and ${other} of ${what}`,
@@ -219,12 +220,16 @@ function refuseSubnets<T extends TableName>(
     return undefined;
   }
   if (!("subnet" in next) || !next.subnet) return undefined;
+  const { subnet6 } = next;
   const meshPool = rows.cluster()?.meshPool;
   const refusal = meshPool ? overlap(next.subnet, meshPool, "the mesh pool") : undefined;
   if (refusal) return refusal;
   for (const network of rows.networks()) {
     if (network.id === next.id || !network.subnet) continue;
-    const refusal = overlap(next.subnet, network.subnet, `network ${network.id}`);
+    const what = `network ${network.id}`;
+    const refusal =
+      overlap(next.subnet, network.subnet, what) ??
+      (subnet6 && network.subnet6 ? overlap(subnet6, network.subnet6, what) : undefined);
     if (refusal) return refusal;
   }
   return undefined;

@@ -8,14 +8,21 @@
  *   `web.1.<id>`     one task, ready or not
  *   an alias         as the services that have it
  *   `<name>.<network>` the same, on that network only
- * A name of ours has A records only; every other type is answered with "no such record", because
- * "no such name" for AAAA would make resolvers drop the A answer as well. A single label that is
+ * A name of ours has A records, and AAAA records on networks with IPv6; every other type is answered
+ * with "no such record", because "no such name" for one type would make resolvers drop the answer of
+ * the other as well. A single label that is
  * not ours does not exist, and we are its authority: Docker's own resolver would otherwise ask on.
  */
-import type { EndpointEntry, ServiceEntry } from "../../core/dispatcher/assignment.ts";
-import type { NetworkId } from "../../core/ids.ts";
-import { isInBlock, type Ipv4Block, parseIpv4, parseIpv4Block } from "../mesh/ipv4.ts";
-import type { MeshTable } from "../mesh/table.ts";
+import { formatAddress6, parseAddress6, parseCidr6 } from "../../core/store/cidr6.ts";
+import { isInBlock, parseIpv4 } from "../mesh/ipv4.ts";
+import {
+  findNameOn,
+  type FoundName,
+  type NameTable,
+  type NetworkNames,
+  networksOfTask,
+  ownerOn,
+} from "./name-table.ts";
 
 /** Lists of tasks change at any time; a service's address stays. */
 export const LIST_TTL_S = 3;
@@ -23,118 +30,13 @@ export const ADDRESS_TTL_S = 30;
 /** Records of one answer; the rest is left out (and is in another order next time). */
 const RECORDS_MAX = 512;
 
-type NetworkNames = {
-  id: NetworkId;
-  name: string;
-  block: Ipv4Block;
-  /** Lower-case name to addresses. */
-  names: Map<string, { addresses: string[]; isList: boolean }>;
-  /** Address to name, for PTR. */
-  owners: Map<string, string>;
-};
-export type NameTable = {
-  /** Ordered by network name: the order in which a name on two networks is looked for. */
-  networks: NetworkNames[];
-  /** Networks by the address of a task. */
-  askers: Map<string, NetworkNames[]>;
-};
-
 export type DnsQuestion = { name: string; type: string };
 export type DnsReply = {
   type: "reply";
   code: "NOERROR" | "NXDOMAIN";
-  records: { name: string; type: "A" | "PTR"; ttlS: number; data: string }[];
+  records: { name: string; type: "A" | "AAAA" | "PTR"; ttlS: number; data: string }[];
 };
 export type DnsAnswer = DnsReply | { type: "forward" };
-
-/** The names in an endpoint table, made once for each change of it. */
-export function nameTable(table: MeshTable): NameTable {
-  const byId = new Map<NetworkId, NetworkNames>();
-  for (const network of table.networks.values()) {
-    const block = network.subnet === undefined ? undefined : parseIpv4Block(network.subnet);
-    if (!block) continue;
-    byId.set(network.id, {
-      id: network.id,
-      name: network.spec.Name.toLowerCase(),
-      block,
-      names: new Map(),
-      owners: new Map(),
-    });
-  }
-  const networks = [...byId.values()].sort((a, b) =>
-    a.name < b.name ? -1 : a.name > b.name ? 1 : 0,
-  );
-  const rank = new Map(networks.map((network, place) => [network, place]));
-  const askers = new Map<string, NetworkNames[]>();
-  const tasksOf = new Map<string, EndpointEntry[]>();
-  for (const endpoint of table.endpoints.values()) {
-    const tasks = tasksOf.get(endpoint.serviceId);
-    if (tasks) tasks.push(endpoint);
-    else tasksOf.set(endpoint.serviceId, [endpoint]);
-    const mine = networksById(
-      byId,
-      endpoint.addresses.map((leg) => leg.networkId),
-    );
-    mine.sort((a, b) => (rank.get(a) ?? 0) - (rank.get(b) ?? 0));
-    for (const { networkId, address } of endpoint.addresses) {
-      askers.set(address, mine);
-      const network = byId.get(networkId);
-      if (!network) continue;
-      for (const name of new Set([endpoint.name, ...(endpoint.aliases ?? [])])) {
-        addName(network, name, [address], false);
-      }
-      network.owners.set(address, endpoint.name);
-    }
-  }
-  for (const service of table.services.values()) {
-    addService(service, tasksOf.get(service.serviceId) ?? [], byId);
-  }
-  return { networks, askers };
-}
-
-function networksById(byId: Map<NetworkId, NetworkNames>, ids: NetworkId[]): NetworkNames[] {
-  return [...new Set(ids)].flatMap((id) => byId.get(id) ?? []);
-}
-
-function addService(
-  service: ServiceEntry,
-  all: EndpointEntry[],
-  byId: Map<NetworkId, NetworkNames>,
-): void {
-  // A service whose tasks are all unready still exists: no address, but not "no such name".
-  const ids = [...service.virtualIps, ...service.aliases, ...all.flatMap((task) => task.addresses)];
-  const networks = networksById(
-    byId,
-    ids.map((leg) => leg.networkId),
-  );
-  const ready = all.filter((task) => task.isReady);
-  for (const network of networks) {
-    const isHere = (leg: { networkId: NetworkId }) => leg.networkId === network.id;
-    const tasks = ready.flatMap((task) => task.addresses.filter(isHere).map((leg) => leg.address));
-    const virtual = service.virtualIps.find(isHere)?.address;
-    const aliases = service.aliases.filter(isHere).flatMap((alias) => alias.names);
-    const isVirtual = service.mode === "vip" && virtual !== undefined;
-    for (const name of new Set([service.name, ...aliases])) {
-      addName(network, name, isVirtual ? [virtual] : tasks, !isVirtual);
-    }
-    addName(network, `tasks.${service.name}`, tasks, true);
-    if (virtual !== undefined) network.owners.set(virtual, service.name);
-  }
-}
-
-/** Two owners of one name (a shared alias) are answered together. */
-function addName(network: NetworkNames, name: string, addresses: string[], isList: boolean): void {
-  const key = name.toLowerCase();
-  const entry = network.names.get(key);
-  if (!entry) {
-    network.names.set(key, { addresses: [...addresses], isList });
-    return;
-  }
-  for (const address of addresses) {
-    if (!entry.addresses.includes(address)) entry.addresses.push(address);
-  }
-  entry.isList = true;
-}
 
 /**
  * What to answer to the asker at this address; `random` (uniform in [0, 1)) shuffles lists.
@@ -147,8 +49,8 @@ export function answerQuestion(
   random: () => number,
 ): DnsAnswer {
   const name = question.name.toLowerCase().replace(/\.$/, "");
-  const networks = networksOf(table, asker);
-  if (name.endsWith(".in-addr.arpa")) return answerPointer(question, name, table, networks);
+  const networks = networksOfAsker(table, asker);
+  if (/\.(in-addr|ip6)\.arpa$/.test(name)) return answerPointer(question, name, table, networks);
   const found = findName(networks, name);
   if (!found) {
     const isOurs = !name.includes(".") || /^tasks\.[^.]*$/.test(name);
@@ -156,41 +58,69 @@ export function answerQuestion(
     if (!isOurs || name === "") return { type: "forward" };
     return { type: "reply", code: "NXDOMAIN", records: [] };
   }
-  if (question.type !== "A" && question.type !== "ANY") {
-    return { type: "reply", code: "NOERROR", records: [] };
+  // No ready task for now. An empty answer would say so as well, but c-ares (Node, Bun, curl) keeps that
+  // one for an hour, as it has no record with a time to live.
+  if (found.v4.length === 0 && found.v6.length === 0) {
+    return { type: "reply", code: "NXDOMAIN", records: [] };
   }
   const ttlS = found.isList ? LIST_TTL_S : ADDRESS_TTL_S;
+  const records = (type: "A" | "AAAA", addresses: string[]): DnsReply["records"] =>
+    question.type === type || question.type === "ANY"
+      ? shuffle(addresses, random)
+          .slice(0, RECORDS_MAX)
+          .map((data) => ({ name: question.name, type, ttlS, data }))
+      : [];
   return {
     type: "reply",
     code: "NOERROR",
-    records: shuffle(found.addresses, random)
-      .slice(0, RECORDS_MAX)
-      .map((data) => ({ name: question.name, type: "A", ttlS, data })),
+    records: [...records("A", found.v4), ...records("AAAA", found.v6)],
   };
 }
 
 /** The networks of the task with this address; else (a container made by hand) the one it lies in. */
-function networksOf(table: NameTable, asker: string): NetworkNames[] {
-  const known = table.askers.get(asker);
+export function networksOfAsker(table: NameTable, asker: string): NetworkNames[] {
+  const known = networksOfTask(table, asker);
   if (known) return known;
-  const value = parseIpv4(asker);
-  return value === undefined
-    ? []
-    : table.networks.filter((network) => isInBlock(network.block, value));
+  return table.ordered.filter((network) => isOn(network, asker));
 }
 
-function findName(
-  networks: NetworkNames[],
-  name: string,
-): { addresses: string[]; isList: boolean } | undefined {
-  for (const network of networks) {
-    const entry = network.names.get(name);
-    if (entry) return entry;
+/** True for addresses of the network, of either family. */
+function isOn({ block, subnet6 }: NetworkNames, address: string): boolean {
+  const value = parseIpv4(address);
+  if (value !== undefined) return block !== undefined && isInBlock(block, value);
+  const value6 = subnet6 === undefined ? undefined : parseAddress6(address);
+  const range = subnet6 === undefined ? undefined : parseCidr6(subnet6);
+  if (!range || value6 === undefined) return false;
+  return value6 >= range.first && value6 <= range.last;
+}
+
+/** The address that a name for PTR stands for; undefined for other names. */
+function pointedAddress(name: string): string | undefined {
+  const [kind, labels] = name.endsWith(".in-addr.arpa")
+    ? ["v4", name.slice(0, -".in-addr.arpa".length).split(".").reverse()]
+    : name.endsWith(".ip6.arpa")
+      ? ["v6", name.slice(0, -".ip6.arpa".length).split(".").reverse()]
+      : [];
+  if (!labels) return undefined;
+  if (kind === "v4") {
+    const address = labels.join(".");
+    return parseIpv4(address) === undefined ? undefined : address;
   }
+  // Source: RFC 3596 §2.5: one label a digit.
+  if (labels.length !== 32 || !labels.every((label) => /^[0-9a-f]$/.test(label))) return undefined;
+  return formatAddress6(BigInt(`0x${labels.join("")}`));
+}
+
+function findName(networks: NetworkNames[], name: string): FoundName | undefined {
   for (const network of networks) {
-    if (!name.endsWith(`.${network.name}`)) continue;
-    const entry = network.names.get(name.slice(0, -network.name.length - 1));
-    if (entry) return entry;
+    const found = findNameOn(network, name);
+    if (found) return found;
+  }
+  if (!name.includes(".")) return undefined;
+  for (const network of networks) {
+    if (network.name === undefined || !name.endsWith(`.${network.name}`)) continue;
+    const found = findNameOn(network, name.slice(0, -network.name.length - 1));
+    if (found) return found;
   }
   return undefined;
 }
@@ -201,15 +131,12 @@ function answerPointer(
   table: NameTable,
   networks: NetworkNames[],
 ): DnsAnswer {
-  const labels = name.slice(0, -".in-addr.arpa".length).split(".");
-  const value = parseIpv4(labels.reverse().join("."));
-  if (value === undefined) return { type: "forward" };
-  if (!table.networks.some((network) => isInBlock(network.block, value))) {
+  const address = pointedAddress(name);
+  if (address === undefined || !table.ordered.some((network) => isOn(network, address))) {
     return { type: "forward" };
   }
-  const address = labels.join(".");
   for (const network of networks) {
-    const owner = network.owners.get(address);
+    const owner = ownerOn(table, network, address);
     if (owner === undefined) continue;
     const isAsked = question.type === "PTR" || question.type === "ANY";
     return {

@@ -4,7 +4,14 @@
  * and the same code serves a change (found = what was applied last) and a resync (found = what the
  * kernel shows).
  */
-import { MESH_DEVICE, ROUTE_PROTOCOL } from "./names.ts";
+import { addressLine6, proxyLine, routeLine6 } from "./ipv6-lines.ts";
+import {
+  BRIDGE_LINK_LOCAL,
+  isBridgeName,
+  isMeshAddress6,
+  MESH_DEVICE,
+  ROUTE_PROTOCOL,
+} from "./names.ts";
 import type { Interface } from "./observe.ts";
 import type { MeshPlan, MeshSysctl } from "./plan.ts";
 import { fdbLine, linkLine, neighbourLine, routeLine, ruleLine } from "./render.ts";
@@ -15,18 +22,28 @@ export type DriftKind =
   | "neighbour"
   | "forwarding"
   | "route"
+  | "proxy"
   | "rule"
   | "sysctl"
   | "hairpin"
   | "nft-table"
   | "iptables-chains"
   | "ipvs"
-  | "iptables";
+  | "iptables"
+  | "ipsec";
 
 /** How many objects of which kind. */
 export type Counts = Partial<Record<DriftKind, number>>;
 
 /** Everything below the filter: lines by key. */
+/** Adds `more` to `counts`. */
+export function addCounts(counts: Counts, more: Counts): void {
+  // The keys of such an object are its kinds.
+  for (const [kind, count] of Object.entries(more) as [DriftKind, number][]) {
+    counts[kind] = (counts[kind] ?? 0) + count;
+  }
+}
+
 export type RoutingState = {
   /** The mesh device as made; undefined when it is missing or must be made again. */
   link: string | undefined;
@@ -37,7 +54,13 @@ export type RoutingState = {
   routes: Map<string, string>;
   rules: Map<string, string>;
 };
+  /** Absent while there is nothing of IPv6. */
+  six?: RoutingState6;
 
+export type RoutingState6 = Record<
+  "addresses" | "neighbours" | "routes" | "rules" | "proxies",
+  Map<string, string>
+>;
 export type RoutingSteps = {
   /** Lines for `ip -batch`, before the filter changes. */
   ip: string[];
@@ -47,6 +70,9 @@ export type RoutingSteps = {
   ipLast: string[];
   bridgeLast: string[];
   /** How many objects of which kind were not as wanted. */
+  /** As `ip` and `ipLast`, for `ip -6 -batch`. */
+  ip6: string[];
+  ip6Last: string[];
   counts: Counts;
 };
 
@@ -56,14 +82,22 @@ export function wantedRouting(plan: MeshPlan): RoutingState {
     new Map(items.map((item) => [key(item), line(item)]));
   const address = `${plan.meshAddress}/32`;
   return {
+  const six = plan.ipv6 && {
+    addresses: byKey(plan.ipv6.addresses, addressLine6, addressLine6),
+    neighbours: byKey(plan.ipv6.neighbours, (entry) => entry.address, neighbourLine),
+    routes: byKey(plan.ipv6.routes, routeKey, routeLine6),
+    rules: byKey(plan.ipv6.rules, ruleLine, ruleLine),
+    proxies: byKey(plan.ipv6.proxies, proxyLine, proxyLine),
+  };
     link: identityOf(plan.link),
     mtu: plan.link.mtu,
     addresses: new Map([[address, address]]),
     neighbours: byKey(plan.neighbours, (entry) => entry.address, neighbourLine),
     forwarding: byKey(plan.forwarding, (entry) => entry.mac, fdbLine),
-    routes: byKey(plan.routes, (route) => `${route.destination} table ${route.table}`, routeLine),
+    routes: byKey(plan.routes, routeKey, routeLine),
     rules: byKey(plan.rules, ruleLine, ruleLine),
   };
+    ...(six ? { six } : {}),
 }
 
 /** What cannot be changed on a VXLAN device that exists. */
@@ -94,7 +128,15 @@ export function foundLink(
 /** Objects that go with the mesh device are gone when it has to be made again. */
 export function diffRouting(plan: MeshPlan, found: RoutingState): RoutingSteps {
   const wanted = wantedRouting(plan);
-  const steps: RoutingSteps = { ip: [], bridge: [], ipLast: [], bridgeLast: [], counts: {} };
+  const steps: RoutingSteps = {
+    ip: [],
+    bridge: [],
+    ipLast: [],
+    bridgeLast: [],
+    ip6: [],
+    ip6Last: [],
+    counts: {},
+  };
   const count = (kind: DriftKind, number: number) => {
     if (number > 0) steps.counts[kind] = (steps.counts[kind] ?? 0) + number;
   };
@@ -137,10 +179,24 @@ export function diffRouting(plan: MeshPlan, found: RoutingState): RoutingSteps {
     for (const key of have.keys()) {
       if (want.has(key)) continue;
       changes += 1;
+/** Addresses of IPv6 that we gave devices, in this or an earlier run; the kernel gives them others. */
+export function foundAddresses6(interfaces: Interface[]): Map<string, string> {
+  const isOurs = (device: string, address: string) =>
+    device === MESH_DEVICE
+      ? isMeshAddress6(address)
+      : isBridgeName(device) && address === BRIDGE_LINK_LOCAL;
+  const lines = interfaces.flatMap(({ name, addresses6 = [] }) =>
+    addresses6
+      .filter(({ address }) => isOurs(name, address))
+      .map(({ address, prefixLength }) => addressLine6({ device: name, address, prefixLength })),
+  );
+  return new Map(lines.map((line) => [line, line]));
+}
+
       remove(key);
     }
     // A new device has nothing: that is one drift, not hundreds.
-    if (!isLinkNew || kind === "rule") count(kind, changes);
+    if (!isLinkNew || kind === "rule" || kind === "proxy") count(kind, changes);
   };
   compare(
     "address",
@@ -161,6 +217,9 @@ export function diffRouting(plan: MeshPlan, found: RoutingState): RoutingSteps {
     wanted.forwarding,
     base.forwarding,
     (line) => steps.bridge.push(`fdb replace ${line}`),
+      ...(found.six
+        ? { six: { ...emptyState6(), rules: found.six.rules, proxies: found.six.proxies } }
+        : {}),
     (key) => steps.bridgeLast.push(`fdb del ${key} dev ${MESH_DEVICE} self`),
   );
   compare(
@@ -186,10 +245,60 @@ export function diffSysctls(
   found: Map<string, number>,
 ): { line: string; device: string | undefined }[] {
   return wanted
-    .filter(({ key, value, isMinimum }) => {
+    .filter(({ key, value, isMinimum, from }) => {
       const current = found.get(key);
-      if (current === undefined) return false;
+      if (current === undefined || (from !== undefined && current !== from)) return false;
       return isMinimum ? current < value : current !== value;
     })
     .map(({ key, value, device }) => ({ line: `${key}=${value}`, device }));
 }
+  if (!wanted.six && !base.six) return steps;
+  const want = wanted.six ?? emptyState6();
+  const have = base.six ?? emptyState6();
+  compare(
+    "address",
+    want.addresses,
+    have.addresses,
+    // The kernel would look for others with this address first, and not use it meanwhile.
+    (line) => steps.ip6.push(`addr replace ${line} nodad`),
+    (key) => steps.ip6Last.push(`addr del ${key}`),
+  );
+  compare(
+    "neighbour",
+    want.neighbours,
+    have.neighbours,
+    (line) => steps.ip6.push(`neigh replace ${line}`),
+    (key) => steps.ip6Last.push(`neigh del ${key} dev ${MESH_DEVICE}`),
+  );
+  compare(
+    "route",
+    want.routes,
+    have.routes,
+    (line) => steps.ip6.push(`route replace ${line}`),
+    (key) => steps.ip6Last.push(`route del ${key} proto ${ROUTE_PROTOCOL}`),
+  );
+  compare(
+    "rule",
+    want.rules,
+    have.rules,
+    (line) => steps.ip6.push(`rule add ${line}`),
+    (key) => steps.ip6Last.push(`rule del ${key}`),
+  );
+  compare(
+    "proxy",
+    want.proxies,
+    have.proxies,
+    (line) => steps.ip6.push(`neigh replace proxy ${line}`),
+    (key) => steps.ip6Last.push(`neigh del proxy ${key}`),
+  );
+function emptyState6(): RoutingState6 {
+  const empty = () => new Map<string, string>();
+  return {
+    addresses: empty(),
+    neighbours: empty(),
+    routes: empty(),
+    rules: empty(),
+    proxies: empty(),
+  };
+}
+

@@ -7,9 +7,12 @@
  *   before it, which would drop a published port asked from another bridge.
  * - Where INPUT filters at all: accepts for DNS from our bridges and for VXLAN (the nft table lets
  *   in peers only).
+ * - The same for IPsec while the cluster has an encrypted network.
  * The same `iptables` as dockerd's is used, whichever variant that is.
+ *
+ * IPv6 only where it filters: most engines leave ip6tables alone, and then there is nothing to pass.
  */
-import { IPVS_MARK, MARK_PERMIT } from "./names.ts";
+import { encryptedPort, IPVS_MARK, MARK_PERMIT } from "./names.ts";
 import { BRIDGE_PATTERN } from "./render.ts";
 
 const USER_CHAIN = "DOCKER-USER";
@@ -26,6 +29,12 @@ function inputRules(dataPathPort: number, backendRules: readonly string[]): stri
     `-i ${BRIDGE_PATTERN} -p tcp -m tcp --dport 53 -j ACCEPT`,
     `-i ${BRIDGE_PATTERN} -p udp -m udp --dport 53 -j ACCEPT`,
   ];
+}
+
+/** Rules for IPsec: ESP from the peers, and what was inside of it. IPv4 only. */
+export function encryptionInputRules(port: number | undefined): string[] {
+  if (port === undefined) return [];
+  return ["-p esp -m comment --comment shoal -j ACCEPT", `-p udp -m udp --dport ${port} -j ACCEPT`];
 }
 
 type Chains = Map<string, string[]>;
@@ -54,6 +63,14 @@ export function planFirewall(
   backendRules: readonly string[] = [],
 ): string[][] {
   const { chains, policies } = parseChains(output);
+  return [
+    ...userChainCommands(chains),
+    ...inputCommands(chains, policies, inputRules(dataPathPort, backendRules)),
+  ];
+}
+
+/** The accept last in DOCKER-USER, and the jump to that first in FORWARD. */
+function userChainCommands(chains: Chains): string[][] {
   const commands: string[][] = [];
   const run = (line: string) => commands.push(line.split(" "));
   const user = chains.get(USER_CHAIN);
@@ -77,17 +94,53 @@ export function planFirewall(
       if (rule === jump) run(`-D FORWARD ${place + 2}`);
     }
   }
-  const input = chains.get("INPUT") ?? [];
-  const ours = inputRules(dataPathPort, backendRules);
-  const isOurs = (rule: string) => ours.includes(rule) || / -j S[HI]-/.test(rule);
-  const isOpen = policies.get("INPUT") === "ACCEPT" && input.every(isOurs);
-  if (!isOpen) {
-    for (const rule of ours) {
-      // Present is enough: an order that other tools change would be a fight without end.
-      if (!input.includes(rule)) run(`-I INPUT 1 ${rule}`);
-    }
-  }
   return commands;
+}
+
+function inputCommands(
+  chains: Chains,
+  policies: ReadonlyMap<string, string>,
+  ours: readonly string[],
+): string[][] {
+  const input = chains.get("INPUT") ?? [];
+  const isOurs = (rule: string) => ours.includes(rule) || / -j S[HI]-/.test(rule);
+  if (policies.get("INPUT") === "ACCEPT" && input.every(isOurs)) return [];
+  // Present is enough: an order that other tools change would be a fight without end.
+  return ours
+    .filter((rule) => !input.includes(rule))
+    .map((rule) => `-I INPUT 1 ${rule}`.split(" "));
+}
+
+/** Neighbours are asked for by ICMPv6; names only over IPv4. */
+function inputRules6(backendRules: readonly string[]): string[] {
+  return [...backendRules, `-i ${BRIDGE_PATTERN} -p ipv6-icmp -j ACCEPT`];
+}
+
+/**
+ * As `planFirewall`, given the output of `ip6tables -w -S`. Forwarding only where that filters, or
+ * somebody (the engine, our back-end) has made the chain.
+ */
+export function planFirewall6(output: string, backendRules: readonly string[] = []): string[][] {
+  const { chains, policies } = parseChains(output);
+  const isForwardOpen =
+    policies.get("FORWARD") === "ACCEPT" && (chains.get("FORWARD") ?? []).length === 0;
+  return [
+    ...(chains.has(USER_CHAIN) || !isForwardOpen ? userChainCommands(chains) : []),
+    ...inputCommands(chains, policies, inputRules6(backendRules)),
+  ];
+}
+
+/** As `planFirewallRemoval`. */
+export function planFirewall6Removal(output: string): string[][] {
+  const { chains } = parseChains(output);
+  const remove = (chain: string, ours: string[]) =>
+    (chains.get(chain) ?? [])
+      .filter((rule) => ours.includes(rule))
+      .map((rule) => ["-D", chain, ...rule.split(" ")]);
+  return [
+    ...remove(USER_CHAIN, [ACCEPT_MARKED]),
+    ...remove("INPUT", inputRules6([IPVS_INPUT_RULE])),
+  ];
 }
 
 /** Commands that take our rules out again; Docker's own chain and jump stay. */
@@ -99,6 +152,9 @@ export function planFirewallRemoval(output: string, dataPathPort: number): strin
       .map((rule) => ["-D", chain, ...rule.split(" ")]);
   return [
     ...remove(USER_CHAIN, [ACCEPT_MARKED]),
-    ...remove("INPUT", inputRules(dataPathPort, [IPVS_INPUT_RULE])),
+    ...remove("INPUT", [
+      ...inputRules(dataPathPort, [IPVS_INPUT_RULE]),
+      ...encryptionInputRules(encryptedPort(dataPathPort)),
+    ]),
   ];
 }

@@ -3,12 +3,15 @@
  * missing fields make a line that no plan has, so that the object is replaced; never an exception.
  */
 import {
+  ENCRYPTED_DEVICE,
   isBridgeName,
   MESH_DEVICE,
   NODE_INDEX_MAX,
-  RULE_GATE_PRIORITY,
+  RULE_ENCRYPTED_PRIORITY,
+  RULE_FIRST_PRIORITY,
   RULE_PEER_PRIORITY,
 } from "./names.ts";
+import { proxyLine, routeLine6 } from "./ipv6-lines.ts";
 import type { MeshRoute } from "./plan.ts";
 import { fdbLine, neighbourLine, routeLine, ruleLine } from "./render.ts";
 
@@ -22,6 +25,8 @@ export type Interface = {
   hairpin?: boolean;
   vxlan?: { id: number; local: string; port: number; isLearning: boolean };
   addresses: { address: string; prefixLength: number }[];
+  /** Absent for none. */
+  addresses6?: { address: string; prefixLength: number; isAdvertised: boolean }[];
 };
 
 // The tools' JSON, as far as it is read: every field may be missing in another version.
@@ -37,7 +42,12 @@ type LinkJson = {
     info_data?: { id?: number; local?: string; port?: number; learning?: boolean };
     info_slave_data?: { hairpin?: boolean };
   };
-  addr_info?: { family?: string; local?: string; prefixlen?: number }[];
+  addr_info?: {
+    family?: string;
+    local?: string;
+    prefixlen?: number;
+    dynamic?: boolean;
+  }[];
 };
 type RouteJson = {
   type?: string;
@@ -55,6 +65,7 @@ type RuleJson = {
   fwmask?: string;
   goto?: number;
   table?: string;
+  iif?: string;
 };
 
 /** A list printed by `-j`; empty for no output at all, as some versions have it. */
@@ -90,8 +101,20 @@ export function parseInterfaces(text: string): Interface[] {
       addresses: (link.addr_info ?? [])
         .filter((info) => info.family === "inet")
         .map((info) => ({ address: info.local ?? "", prefixLength: info.prefixlen ?? 0 })),
+      ...addresses6Part(link),
     };
   });
+}
+
+function addresses6Part(link: LinkJson): Pick<Interface, "addresses6"> {
+  const addresses6 = (link.addr_info ?? [])
+    .filter((info) => info.family === "inet6")
+    .map(({ local = "", prefixlen = 0, dynamic = false }) => ({
+      address: local,
+      prefixLength: prefixlen,
+      isAdvertised: dynamic,
+    }));
+  return addresses6.length > 0 ? { addresses6 } : {};
 }
 
 /** Ports of our bridges that would not send a frame back the way it came. */
@@ -102,25 +125,26 @@ export function portsWithoutHairpin(interfaces: Interface[]): string[] {
     .map((port) => port.name);
 }
 
-/** Output of `ip -j neigh show dev shmesh`: permanent entries by address. */
-export function parseNeighbours(text: string): Map<string, string> {
+/** Output of `ip -j -4 neigh show dev shmesh`, or of `-6`: permanent entries by address. */
+export function parseNeighbours(text: string, device = MESH_DEVICE): Map<string, string> {
   const lines = new Map<string, string>();
   for (const entry of parseList<{ dst?: string; lladdr?: string; state?: string[] }>(text)) {
     if (!entry.dst || !entry.lladdr || !entry.state?.includes("PERMANENT")) continue;
-    if (entry.dst.includes(":")) continue;
-    lines.set(entry.dst, neighbourLine({ address: entry.dst, mac: entry.lladdr }));
+    lines.set(entry.dst, neighbourLine({ address: entry.dst, mac: entry.lladdr }, device));
   }
   return lines;
 }
 
 /** Output of `bridge -j fdb show dev shmesh`: entries with a destination, by MAC address. */
-export function parseForwarding(text: string): Map<string, string> {
+export function parseForwarding(text: string, device = MESH_DEVICE): Map<string, string> {
   const lines = new Map<string, string>();
   for (const entry of parseList<{ mac?: string; dst?: string; state?: string }>(text)) {
     if (!entry.mac || !entry.dst) continue;
     lines.set(
       entry.mac,
-      entry.state === "permanent" ? fdbLine({ mac: entry.mac, address: entry.dst }) : "other",
+      entry.state === "permanent"
+        ? fdbLine({ mac: entry.mac, address: entry.dst }, device)
+        : "other",
     );
   }
   return lines;
@@ -140,9 +164,39 @@ export function parseRoutes(text: string): Map<string, string> {
     if (entry.type === "local") route.isLocal = true;
     const scope = route.isLocal ? "host" : "link";
     const isOnlink = entry.flags?.includes("onlink") ?? false;
-    const isAsMade =
-      entry.dev === MESH_DEVICE && (route.via === undefined ? entry.scope === scope : isOnlink);
+    if (entry.dev === ENCRYPTED_DEVICE) route.device = ENCRYPTED_DEVICE;
+    const isOurs = entry.dev === MESH_DEVICE || entry.dev === ENCRYPTED_DEVICE;
+    const isAsMade = isOurs && (route.via === undefined ? entry.scope === scope : isOnlink);
     lines.set(`${destination} table ${table}`, isAsMade ? routeLine(route) : "other");
+  }
+  return lines;
+}
+
+/** Output of `ip -j -6 route show table all proto 117`, by table and destination. */
+export function parseRoutes6(text: string): Map<string, string> {
+  const lines = new Map<string, string>();
+  for (const { dst, table = "main", gateway, prefsrc, type, dev, flags } of parseList<RouteJson>(
+    text,
+  )) {
+    if (dst === undefined) continue;
+    const destination = dst === "default" || dst.includes("/") ? dst : `${dst}/128`;
+    const route: MeshRoute = { destination, table };
+    if (gateway !== undefined) route.via = gateway;
+    if (prefsrc !== undefined) route.source = prefsrc;
+    if (type === "local") route.isLocal = true;
+    const isAsMade = dev === MESH_DEVICE && (gateway === undefined || flags?.includes("onlink"));
+    lines.set(`${destination} table ${table}`, isAsMade ? routeLine6(route) : "other");
+  }
+  return lines;
+}
+
+/** Output of `ip -j -6 neigh show proxy`: what our bridges answer for. */
+export function parseProxies(text: string): Map<string, string> {
+  const lines = new Map<string, string>();
+  for (const { dst, dev } of parseList<{ dst?: string; dev?: string }>(text)) {
+    if (dst === undefined || dev === undefined || !isBridgeName(dev)) continue;
+    const line = proxyLine({ address: dst, bridge: dev });
+    lines.set(line, line);
   }
   return lines;
 }
@@ -153,6 +207,15 @@ export function parseRules(text: string): Map<string, string> {
   for (const entry of parseList<RuleJson>(text)) {
     const { priority } = entry;
     if (priority === undefined || !isOurPriority(priority)) continue;
+    if (entry.iif !== undefined) {
+      const at = { priority, from: entry.iif };
+      const line =
+        entry.goto === undefined
+          ? ruleLine({ ...at, table: Number(entry.table) })
+          : ruleLine({ ...at, goto: entry.goto });
+      lines.set(line, line);
+      continue;
+    }
     const base = {
       priority,
       mark: Number(entry.fwmark ?? 0),
@@ -168,7 +231,10 @@ export function parseRules(text: string): Map<string, string> {
 }
 
 function isOurPriority(priority: number): boolean {
-  return priority >= RULE_GATE_PRIORITY && priority <= RULE_PEER_PRIORITY + NODE_INDEX_MAX;
+  return (
+    (priority >= RULE_FIRST_PRIORITY && priority <= RULE_PEER_PRIORITY + NODE_INDEX_MAX) ||
+    (priority >= RULE_ENCRYPTED_PRIORITY && priority <= RULE_ENCRYPTED_PRIORITY + NODE_INDEX_MAX)
+  );
 }
 
 /** Output of `sysctl -e KEY…`. */

@@ -13,22 +13,40 @@
  */
 import type { EndpointEntry, Peer, ServiceEntry } from "../../core/dispatcher/assignment.ts";
 import type { NetworkId } from "../../core/ids.ts";
-import type { Network } from "../../core/objects/network.ts";
+import { isEncrypted, type Network } from "../../core/objects/network.ts";
 import { overlayMtu } from "./docker-network.ts";
+import { type EncryptionPlan, planEncryption } from "./encryption-plan.ts";
 import { compareIpv4, isInBlock, isIpv4, parseIpv4, parseIpv4Block } from "./ipv4.ts";
 import {
+  BRIDGE_LINK_LOCAL,
   bridgeName,
   chainNamePart,
+  ENCRYPTED_DEVICE,
+  ENCRYPTED_TABLE,
+  encryptedMac,
+  encryptedProbeAddress,
   MARK_NODE_MASK,
+  meshAddress6,
   MESH_DEVICE,
   MESH_VNI,
   meshMac,
   NODE_INDEX_MAX,
   nodeMark,
   RETURN_TABLE,
+  RULE_BRANCH_PRIORITY,
+  RULE_ENCRYPTED_PRIORITY,
   RULE_GATE_PRIORITY,
   RULE_PEER_PRIORITY,
 } from "./names.ts";
+import {
+  endpointInIpv6,
+  isIpv6,
+  networksInIpv6,
+  peerRoute6,
+  planProxies,
+  planSysctls6,
+  serviceInIpv6,
+} from "./plan-ipv6.ts";
 import type { MeshTable } from "./table.ts";
 
 export type PlanOptions = {
@@ -42,24 +60,39 @@ export type PlanOptions = {
   hasLocalVirtualIps?: boolean;
   /** What the back-end wants beside. @default none */
   sysctls?: readonly MeshSysctl[];
+  /** False where the kernel has no IPv6: then networks have IPv4 only here. @default true */
+  hasIpv6?: boolean;
+  /** Encrypted networks are carried; else this node has nothing to do with them. @default false */
+  canEncrypt?: boolean;
+  /** Devices of the host, for what can only be told of one that exists. @default all that are asked for */
+  devices?: ReadonlySet<string>;
+  /** Devices with IPv6 addresses that a router gave. @default none */
+  advertisedDevices?: readonly string[];
 };
 
 export type MeshLink = { mac: string; mtu: number; vni: number; local: string; port: number };
 export type MeshRoute = {
-  /** `a.b.c.d/32` or `default`. */
+  /** `a.b.c.d/32` (in IPv6 `…/128`) or `default`. */
   destination: string;
   /** `main` or a number. */
   table: string;
-  /** Underlay address of the node behind which it lies; absent for service addresses (scope link). */
+  /**
+   * Underlay address of the node behind which it lies, in IPv6 its mesh address; absent for service
+   * addresses (scope link).
+   */
   via?: string;
   /** Preferred source, the node's own mesh address. */
   source?: string;
   /** The destination is this host. */
   isLocal?: boolean;
+  /** @default MESH_DEVICE */
+  device?: string;
 };
 export type MeshRule =
   | { priority: number; mark: number; mask: number; goto: number }
-  | { priority: number; mark: number; mask: number; table: number };
+  | { priority: number; mark: number; mask: number; table: number }
+  | { priority: number; from: string; goto: number }
+  | { priority: number; from: string; table: number };
 export type MeshSysctl = {
   key: string;
   value: number;
@@ -67,6 +100,19 @@ export type MeshSysctl = {
   device?: string;
   /** A higher value is as good. */
   isMinimum?: boolean;
+  /** Only to be set where it has this value. */
+  from?: number;
+};
+/** An IPv6 address that a bridge answers for in place of a container elsewhere. */
+export type MeshProxy = { bridge: string; address: string };
+export type MeshAddress6 = { device: string; address: string; prefixLength: number };
+/** What the routing needs in IPv6. */
+export type Ipv6Plan = {
+  addresses: MeshAddress6[];
+  rules: MeshRule[];
+  neighbours: { address: string; mac: string }[];
+  routes: MeshRoute[];
+  proxies: MeshProxy[];
 };
 
 export type FilterNetwork = {
@@ -74,6 +120,8 @@ export type FilterNetwork = {
   subnet: string;
   /** Containers reach each other on it. False for the ingress network. */
   isOpen: boolean;
+  /** Nothing of it comes or goes by the mesh device. */
+  isEncrypted?: true;
 };
 export type Family = "ipv4" | "ipv6";
 /**
@@ -83,10 +131,20 @@ export type Family = "ipv4" | "ipv6";
 export type FilterPlan = {
   family: Family;
   dataPathPort: number;
+  /** While the cluster has an encrypted network: what is for this port comes and goes by IPsec only. */
+  encryptedPort?: number;
+  /** Of all encrypted networks, also where this node cannot encrypt: what is for them leaves by no other way. */
+  encryptedSubnets?: string[];
   balance: "random" | "increment";
   hasBrNetfilter: boolean;
   /** Other nodes; `mac` is the source of what they send through the mesh, `address` the underlay's. */
-  peers: { address: string; mac: string; index: number }[];
+  peers: {
+    address: string;
+    mac: string;
+    /** Of what they send encrypted, while the cluster has such a network. */
+    encryptedMac?: string;
+    index: number;
+  }[];
   /** Mesh addresses of all nodes, the own one included. */
   meshAddresses: string[];
   /** Networks that are (or are about to be) on this node. */
@@ -125,6 +183,11 @@ export type FilterPlan = {
   }[];
 };
 
+/** Sources of what a peer sends, whichever device it comes by. */
+export function macsOf(peer: FilterPlan["peers"][number]): string[] {
+  return peer.encryptedMac === undefined ? [peer.mac] : [peer.mac, peer.encryptedMac];
+}
+
 export type MeshPlan = {
   link: MeshLink;
   meshAddress: string;
@@ -134,9 +197,12 @@ export type MeshPlan = {
   rules: MeshRule[];
   sysctls: MeshSysctl[];
   filter: FilterPlan;
-  /** While the cluster has a network with IPv6. */
+  /** While the cluster has a network with IPv6; both or none. */
   filter6?: FilterPlan;
-  /** Every leg of every task as `address@nodeId`; one that goes away leaves dead flows behind. */
+  /** While the cluster has an encrypted network, and this node can carry it. */
+  encryption?: EncryptionPlan;
+  ipv6?: Ipv6Plan;
+  /** Every leg of every task as `address@nodeId@taskId`; one that goes away leaves dead flows behind. */
   legs: string[];
   /** What was left out, and why. */
   conflicts: string[];
@@ -166,6 +232,9 @@ export function planMesh(
   nodeAddress.set(self.nodeId, self.dataPathAddr);
   const networks = chooseNetworks(table, draft);
   const networkById = new Map(networks.map((network) => [network.id, network]));
+  // Without encryption such a network is none: its packets are never sent in clear.
+  const isCarried = (network: Network | undefined) =>
+    network !== undefined && (options.canEncrypt === true || !isEncrypted(network));
   const services = [...table.services.values()].sort((a, b) =>
     compareText(a.serviceId, b.serviceId),
   );
@@ -174,7 +243,7 @@ export function planMesh(
     .filter((endpoint) => nodeAddress.has(endpoint.nodeId))
     .map((endpoint) => {
       const isUsable = (leg: EndpointEntry["addresses"][number]) =>
-        networkById.has(leg.networkId) && isIpv4(leg.address);
+        isCarried(networkById.get(leg.networkId)) && isIpv4(leg.address);
       // The same object where nothing is left out: the memory knows it again.
       return endpoint.addresses.every(isUsable)
         ? endpoint
@@ -187,7 +256,7 @@ export function planMesh(
   for (const endpoint of local) {
     for (const leg of endpoint.addresses) presentIds.add(leg.networkId);
   }
-  const present = networks.filter((network) => presentIds.has(network.id));
+  const present = networks.filter((network) => presentIds.has(network.id) && isCarried(network));
 
   const publishAddress = new Map<string, string>();
   for (const endpoint of endpoints) {
@@ -197,6 +266,8 @@ export function planMesh(
   const endpointsOf = groupByService(endpoints);
   const publishedOf = choosePorts(services, draft);
 
+  const isPublished = (endpoint: EndpointEntry) =>
+    (serviceById.get(endpoint.serviceId)?.ports.length ?? 0) > 0;
   const localAddresses = unique(
     local.flatMap((endpoint) => endpoint.addresses.map((leg) => leg.address)),
   );
@@ -207,43 +278,61 @@ export function planMesh(
     nodeAddress,
     presentIds,
     publishAddress,
-    isPublished: (endpoint) => (serviceById.get(endpoint.serviceId)?.ports.length ?? 0) > 0,
+    isPublished,
     localAddresses: new Set(localAddresses),
   });
+
+  const encryption = options.canEncrypt
+    ? planEncryption({
+        networks,
+        self,
+        peers,
+        keys: table.keys,
+        dataPathPort: settings.dataPathPort,
+        underlayMtu: options.underlayMtu,
+      })
+    : undefined;
+  if (encryption) encryptRoutes(routes, { endpoints, networkById, peers, self });
 
   const context: ServiceContext = {
     selfId: self.nodeId,
     networkById,
     presentIds,
-    nodeAddress,
+    sources: new Map([...nodeAddress].map(([nodeId, address]) => [nodeId, [address]])),
     publishAddress,
     bridges: new Map(present.map((network) => [network.id, bridgeName(network.id)])),
+    isAddress: isIpv4,
   };
   refreshMemory(memory, networks, context);
-  const virtualIps: FilterPlan["virtualIps"] = [];
-  const ports: FilterPlan["ports"] = [];
-  const publishedTasks: FilterPlan["publishedTasks"] = [];
-  const selfLoops = new Map<string, { node: string; task: string }>();
-  for (const service of services) {
-    const mine = endpointsOf.get(service.serviceId) ?? [];
-    const published = publishedOf.get(service.serviceId) ?? [];
-    const parts = recallService(memory, service, mine, published, context);
-    virtualIps.push(...parts.virtualIps);
-    ports.push(...parts.ports);
-    publishedTasks.push(...parts.publishedTasks);
-    for (const loop of parts.selfLoops) selfLoops.set(`${loop.node} ${loop.task}`, loop);
-  }
-  if (memory.services.size > services.length) {
-    for (const id of memory.services.keys()) if (!serviceById.has(id)) memory.services.delete(id);
-  }
-  const usableVips = chooseVirtualIps(virtualIps, draft);
-  for (const { address } of usableVips) {
-    const destination = `${address}/32`;
-    const route: MeshRoute = options.hasLocalVirtualIps
-      ? { destination, table: "local", source: self.meshAddress, isLocal: true }
-      : { destination, table: "main" };
-    routes.set(`${route.table} ${destination}`, route);
-  }
+  const parts = planServices(memory, { services, endpointsOf, publishedOf, context, draft });
+  addVirtualIpRoutes(routes, parts.virtualIps, self.meshAddress, options);
+  const common = {
+    dataPathPort: settings.dataPathPort,
+    balance: options.balance,
+    hasBrNetfilter: options.hasBrNetfilter,
+    peers: peers.map((peer) => ({
+      address: peer.dataPathAddr,
+      mac: meshMac(peer.dataPathAddr),
+      index: peer.index,
+      ...(encryption ? { encryptedMac: encryptedMac(peer.dataPathAddr) } : {}),
+    })),
+    ...(encryption ? { encryptedPort: encryption.link.port } : {}),
+  };
+  const six = planIpv6({
+    self,
+    peers,
+    networks,
+    presentIds,
+    endpoints,
+    services,
+    publishedOf,
+    publishAddress,
+    isPublished,
+    options,
+    memory,
+    draft,
+    common,
+  });
 
   return {
     link: {
@@ -262,52 +351,262 @@ export function planMesh(
       mac: meshMac(peer.dataPathAddr),
       address: peer.dataPathAddr,
     })),
-    routes: [...routes.values()].sort(
-      (a, b) => compareText(a.table, b.table) || compareText(a.destination, b.destination),
-    ),
-    rules: planRules(peers),
-    sysctls: planSysctls(present, options),
+    routes: inOrder(routes),
+    rules: [...planRules(peers), ...(encryption ? planEncryptedRules(peers, present) : [])],
+    sysctls: [
+      ...planSysctls(present, options),
+      ...(encryption ? deviceSysctls(ENCRYPTED_DEVICE) : []),
+      ...(six?.sysctls ?? []),
+    ],
     filter: {
       family: "ipv4",
-      dataPathPort: settings.dataPathPort,
-      balance: options.balance,
-      hasBrNetfilter: options.hasBrNetfilter,
-      peers: peers.map((peer) => ({
-        address: peer.dataPathAddr,
-        mac: meshMac(peer.dataPathAddr),
-        index: peer.index,
-      })),
+      ...common,
       meshAddresses: unique([self.meshAddress, ...peers.map((peer) => peer.meshAddress)]),
-      networks: present.map((network) => ({
-        bridge: bridgeName(network.id),
-        subnet: network.subnet,
-        isOpen: !network.spec.Ingress,
-      })),
-      subnets: networks.map((network) => network.subnet),
-      gateways: networks.map((network) => network.gateway),
+      ...networkParts(networks, present),
+      ...encryptedParts(networks),
       localAddresses,
-      selfLoops: [...selfLoops.values()].sort(
-        (a, b) => compareIpv4(a.task, b.task) || compareIpv4(a.node, b.node),
-      ),
-      publishedTasks,
-      virtualIps: usableVips,
-      ports,
+      ...parts,
     },
-    legs: endpoints
-      .flatMap((endpoint) => endpoint.addresses.map((leg) => `${leg.address}@${endpoint.nodeId}`))
-      .sort(),
+    ...(six ? { filter6: six.filter, ipv6: six.routing } : {}),
+    ...(encryption ? { encryption } : {}),
+    legs: [...legsOf(endpoints), ...(six?.legs ?? [])].sort(),
     conflicts: draft.conflicts,
   };
+}
+
+/** The same for IPv6; undefined while the cluster has no network with it. */
+function planIpv6(input: {
+  self: Peer;
+  peers: Peer[];
+  networks: OverlayNetwork[];
+  presentIds: Set<NetworkId>;
+  endpoints: EndpointEntry[];
+  services: ServiceEntry[];
+  publishedOf: Map<string, PortEntry[]>;
+  publishAddress: ReadonlyMap<string, string>;
+  isPublished(endpoint: EndpointEntry): boolean;
+  options: PlanOptions;
+  memory: PlanMemory;
+  draft: Draft;
+  common: Pick<
+    FilterPlan,
+    "dataPathPort" | "encryptedPort" | "balance" | "hasBrNetfilter" | "peers"
+  >;
+}): { filter: FilterPlan; routing: Ipv6Plan; sysctls: MeshSysctl[]; legs: string[] } | undefined {
+  const { self, peers, presentIds, options, draft } = input;
+  // Encrypted networks have IPv4 only: nothing of theirs may leave by the other device.
+  const clear = input.networks.filter((network) => !isEncrypted(network));
+  if (!clear.some((network) => network.subnet6 !== undefined)) return undefined;
+  if (options.hasIpv6 === false) {
+    draft.conflicts.push("IPv6 of all networks: this kernel has none");
+    return undefined;
+  }
+  const networks = networksInIpv6(clear, draft.conflicts);
+  const networkById = new Map(networks.map((network) => [network.id, network]));
+  const present = networks.filter((network) => presentIds.has(network.id));
+  const endpoints: EndpointEntry[] = [];
+  const publishAddress = new Map<string, string>();
+  for (const endpoint of input.endpoints) {
+    const seen = endpointInIpv6(endpoint);
+    const isUsable = (leg: EndpointEntry["addresses"][number]) => networkById.has(leg.networkId);
+    const usable = seen.addresses.every(isUsable)
+      ? seen
+      : { ...seen, addresses: seen.addresses.filter(isUsable) };
+    if (usable.addresses.length === 0) continue;
+    endpoints.push(usable);
+    // The engine takes the way out of IPv6 from the leg that has that of IPv4, or from none.
+    const four = input.publishAddress.get(endpoint.taskId);
+    const leg = endpoint.addresses.find(({ address }) => address === four);
+    const published = usable.addresses.find(({ networkId }) => networkId === leg?.networkId);
+    if (published) publishAddress.set(endpoint.taskId, published.address);
+  }
+  const isHere = (endpoint: EndpointEntry) => endpoint.nodeId === self.nodeId;
+  const localAddresses = unique(
+    endpoints.filter(isHere).flatMap((endpoint) => endpoint.addresses.map((leg) => leg.address)),
+  );
+  const meshAddress = meshAddress6(self.meshAddress);
+  const nodeAddress = new Map(peers.map((peer) => [peer.nodeId, meshAddress6(peer.meshAddress)]));
+  const elsewhere = endpoints.filter((endpoint) => !isHere(endpoint));
+  const routes = planRoutes({
+    self: { meshAddress },
+    peers: peers.map((peer) => ({
+      index: peer.index,
+      dataPathAddr: meshAddress6(peer.meshAddress),
+      meshAddress: undefined,
+    })),
+    endpoints: elsewhere,
+    nodeAddress,
+    presentIds,
+    publishAddress,
+    isPublished: input.isPublished,
+    localAddresses: new Set(localAddresses),
+  });
+  for (const address of nodeAddress.values()) {
+    const route = peerRoute6(address, meshAddress);
+    routes.set(`${route.table} ${route.destination}`, route);
+  }
+  const context: ServiceContext = {
+    selfId: self.nodeId,
+    networkById,
+    presentIds,
+    sources: new Map(
+      [self, ...peers].map(({ nodeId, addresses6 }) => [nodeId, (addresses6 ?? []).filter(isIpv6)]),
+    ),
+    publishAddress,
+    bridges: new Map(present.map((network) => [network.id, bridgeName(network.id)])),
+    isAddress: isIpv6,
+  };
+  const memory = (input.memory.six ??= createPlanMemory());
+  // The leg with the way out is chosen among all networks.
+  refreshMemory(memory, [...input.networks, ...networks], context);
+  const endpointsOf = groupByService(endpoints);
+  const services = input.services
+    .map(serviceInIpv6)
+    .filter(({ serviceId, virtualIps }) => virtualIps.length > 0 || endpointsOf.has(serviceId));
+  const { publishedOf } = input;
+  const parts = planServices(memory, { services, endpointsOf, publishedOf, context, draft });
+  addVirtualIpRoutes(routes, parts.virtualIps, meshAddress, options);
+  const isMade = (bridge: string) => options.devices?.has(bridge) ?? true;
+  return {
+    filter: {
+      family: "ipv6",
+      ...input.common,
+      meshAddresses: unique([meshAddress, ...nodeAddress.values()]),
+      ...networkParts(networks, present),
+      localAddresses,
+      ...parts,
+    },
+    routing: {
+      addresses: [
+        { device: MESH_DEVICE, address: meshAddress, prefixLength: 128 },
+        ...[...context.bridges.values()].filter(isMade).map((device) => ({
+          device,
+          address: BRIDGE_LINK_LOCAL,
+          prefixLength: 64,
+        })),
+      ],
+      rules: planRules(peers),
+      neighbours: peers.map((peer) => ({
+        address: meshAddress6(peer.meshAddress),
+        mac: meshMac(peer.dataPathAddr),
+      })),
+      routes: inOrder(routes),
+      proxies: planProxies({
+        bridges: context.bridges,
+        endpoints: elsewhere,
+        virtualIps: parts.virtualIps,
+        isMade,
+      }),
+    },
+    sysctls: planSysctls6([...context.bridges.values()], {
+      hasBrNetfilter: options.hasBrNetfilter,
+      advertisedDevices: options.advertisedDevices ?? [],
+    }),
+    legs: legsOf(endpoints),
+  };
+}
+
+function encryptedParts(networks: OverlayNetwork[]): Pick<FilterPlan, "encryptedSubnets"> {
+  const encryptedSubnets = networks.filter(isEncrypted).map(({ subnet }) => subnet);
+  return encryptedSubnets.length > 0 ? { encryptedSubnets } : {};
+}
+
+function networkParts(
+  networks: OverlayNetwork[],
+  present: OverlayNetwork[],
+): Pick<FilterPlan, "networks" | "subnets" | "gateways"> {
+  return {
+    networks: present.map((network) => ({
+      bridge: bridgeName(network.id),
+      subnet: network.subnet,
+      isOpen: !network.spec.Ingress,
+      ...(isEncrypted(network) ? { isEncrypted: true as const } : {}),
+    })),
+    subnets: networks.map((network) => network.subnet),
+    gateways: networks.map((network) => network.gateway),
+  };
+}
+
+function legsOf(endpoints: EndpointEntry[]): string[] {
+  return endpoints.flatMap((endpoint) =>
+    endpoint.addresses.map((leg) => `${leg.address}@${endpoint.nodeId}@${endpoint.taskId}`),
+  );
+}
+
+function inOrder(routes: ReadonlyMap<string, MeshRoute>): MeshRoute[] {
+  return [...routes.values()].sort(
+    (a, b) => compareText(a.table, b.table) || compareText(a.destination, b.destination),
+  );
+}
+
+/** What the filter has of all services. */
+function planServices(
+  memory: PlanMemory,
+  input: {
+    services: ServiceEntry[];
+    endpointsOf: Map<string, EndpointEntry[]>;
+    publishedOf: Map<string, PortEntry[]>;
+    context: ServiceContext;
+    draft: Draft;
+  },
+): ServiceParts {
+  const virtualIps: FilterPlan["virtualIps"] = [];
+  const ports: FilterPlan["ports"] = [];
+  const publishedTasks: FilterPlan["publishedTasks"] = [];
+  const selfLoops = new Map<string, { node: string; task: string }>();
+  for (const service of input.services) {
+    const mine = input.endpointsOf.get(service.serviceId) ?? [];
+    const published = input.publishedOf.get(service.serviceId) ?? [];
+    const parts = recallService(memory, service, mine, published, input.context);
+    virtualIps.push(...parts.virtualIps);
+    ports.push(...parts.ports);
+    publishedTasks.push(...parts.publishedTasks);
+    for (const loop of parts.selfLoops) selfLoops.set(`${loop.node} ${loop.task}`, loop);
+  }
+  if (memory.services.size > input.services.length) {
+    const known = new Set(input.services.map((service) => service.serviceId));
+    for (const id of memory.services.keys()) if (!known.has(id)) memory.services.delete(id);
+  }
+  return {
+    selfLoops: [...selfLoops.values()].sort(
+      (a, b) => compareAddress(a.task, b.task) || compareAddress(a.node, b.node),
+    ),
+    publishedTasks,
+    virtualIps: chooseVirtualIps(virtualIps, input.draft),
+    ports,
+  };
+}
+
+function addVirtualIpRoutes(
+  routes: Map<string, MeshRoute>,
+  virtualIps: FilterPlan["virtualIps"],
+  source: string,
+  { hasLocalVirtualIps }: PlanOptions,
+): void {
+  for (const { address } of virtualIps) {
+    const destination = hostBlock(address);
+    const route: MeshRoute = hasLocalVirtualIps
+      ? { destination, table: "local", source, isLocal: true }
+      : { destination, table: "main" };
+    routes.set(`${route.table} ${destination}`, route);
+  }
+}
+
+/** The block of this one address. */
+function hostBlock(address: string): string {
+  return `${address}/${address.includes(":") ? 128 : 32}`;
 }
 
 type ServiceContext = {
   selfId: string;
   networkById: ReadonlyMap<NetworkId, Network>;
   presentIds: ReadonlySet<NetworkId>;
-  nodeAddress: ReadonlyMap<string, string>;
+  /** By which addresses a node speaks to others. */
+  sources: ReadonlyMap<string, readonly string[]>;
   publishAddress: ReadonlyMap<string, string>;
   /** Bridge of every network that is here. */
   bridges: ReadonlyMap<NetworkId, string>;
+  isAddress(text: string): boolean;
 };
 type ServiceParts = Pick<FilterPlan, "virtualIps" | "ports" | "publishedTasks" | "selfLoops">;
 
@@ -315,6 +614,8 @@ type ServiceParts = Pick<FilterPlan, "virtualIps" | "ports" | "publishedTasks" |
 export type PlanMemory = {
   /** Everything that the parts of every service depend on, as text. */
   environment: string;
+  /** The same for IPv6. */
+  six?: PlanMemory;
   services: Map<
     string,
     {
@@ -334,8 +635,9 @@ export function createPlanMemory(): PlanMemory {
 function refreshMemory(memory: PlanMemory, networks: Network[], context: ServiceContext): void {
   const environment = JSON.stringify([
     context.selfId,
-    [...context.nodeAddress],
+    [...context.sources],
     networks.map(({ id, spec }) => [id, spec.Name, spec.Internal, context.presentIds.has(id)]),
+    [...context.bridges.keys()],
   ]);
   if (environment === memory.environment) return;
   memory.environment = environment;
@@ -375,7 +677,7 @@ function planService(
   published: PortEntry[],
   context: ServiceContext,
 ): ServiceParts {
-  const { networkById, publishAddress, nodeAddress } = context;
+  const { networkById, publishAddress, sources } = context;
   const parts: ServiceParts = { virtualIps: [], ports: [], publishedTasks: [], selfLoops: [] };
   const ready = mine.filter((endpoint) => endpoint.isReady);
   const isHere = (endpoint: EndpointEntry) => endpoint.nodeId === context.selfId;
@@ -389,7 +691,7 @@ function planService(
   for (const virtualIp of service.mode === "vip" ? service.virtualIps : []) {
     const network = networkById.get(virtualIp.networkId);
     const bridge = context.bridges.get(virtualIp.networkId);
-    if (!network || bridge === undefined || !isIpv4(virtualIp.address)) continue;
+    if (!network || bridge === undefined || !context.isAddress(virtualIp.address)) continue;
     const legsOf = (some: EndpointEntry[]) =>
       unique(
         some.flatMap((endpoint) =>
@@ -428,9 +730,9 @@ function planService(
   }
   if (published.length === 0) return parts;
   for (const endpoint of mine) {
-    const node = nodeAddress.get(endpoint.nodeId);
     const task = publishAddress.get(endpoint.taskId);
-    if (node !== undefined && task !== undefined) parts.selfLoops.push({ node, task });
+    if (task === undefined) continue;
+    for (const node of sources.get(endpoint.nodeId) ?? []) parts.selfLoops.push({ node, task });
   }
   return parts;
 }
@@ -485,7 +787,7 @@ function choosePeers(table: MeshTable, self: Peer, draft: Draft): Peer[] {
   return [...byAddress.values()].sort((a, b) => a.index - b.index);
 }
 
-type OverlayNetwork = Network & { subnet: string; gateway: string };
+export type OverlayNetwork = Network & { subnet: string; gateway: string };
 
 /** Networks with a subnet, ordered by it; one that overlaps an earlier one is left out. */
 function chooseNetworks(table: MeshTable, draft: Draft): OverlayNetwork[] {
@@ -568,12 +870,13 @@ function chooseVirtualIps(
     taken.add(virtualIp.address).add(virtualIp.chain);
     chosen.push(virtualIp);
   }
-  return chosen.sort((a, b) => compareIpv4(a.address, b.address));
+  return chosen.sort((a, b) => compareAddress(a.address, b.address));
 }
 
 function planRoutes(input: {
-  self: Peer;
-  peers: Peer[];
+  self: { meshAddress: string };
+  /** `dataPathAddr`: by which routes over it lead; `meshAddress`: what lies behind that. */
+  peers: { index: number; dataPathAddr: string; meshAddress: string | undefined }[];
   /** On other nodes. */
   endpoints: EndpointEntry[];
   nodeAddress: Map<string, string>;
@@ -587,7 +890,9 @@ function planRoutes(input: {
   const source = input.self.meshAddress;
   for (const peer of input.peers) {
     const via = peer.dataPathAddr;
-    add({ destination: `${peer.meshAddress}/32`, table: "main", via, source });
+    if (peer.meshAddress !== undefined) {
+      add({ destination: hostBlock(peer.meshAddress), table: "main", via, source });
+    }
     add({ destination: "default", table: String(RETURN_TABLE + peer.index), via });
   }
   for (const endpoint of input.endpoints) {
@@ -601,7 +906,7 @@ function planRoutes(input: {
     for (const address of wanted) {
       // A /32 to elsewhere for an address that lives here would be a black hole.
       if (input.localAddresses.has(address)) continue;
-      add({ destination: `${address}/32`, table: "main", via, source });
+      add({ destination: hostBlock(address), table: "main", via, source });
     }
   }
   return routes;
@@ -622,14 +927,82 @@ function planRules(peers: Peer[]): MeshRule[] {
   return rules;
 }
 
-function planSysctls(present: Network[], options: PlanOptions): MeshSysctl[] {
-  const device = MESH_DEVICE;
-  const sysctls: MeshSysctl[] = [
+/**
+ * Tasks on encrypted networks are reached over the encrypted device, and so is what answers to: nodes by their
+ * mesh addresses, and by tables of return for outside clients.
+ */
+function encryptRoutes(
+  routes: Map<string, MeshRoute>,
+  input: {
+    endpoints: EndpointEntry[];
+    networkById: ReadonlyMap<NetworkId, Network>;
+    peers: Peer[];
+    self: Peer;
+  },
+): void {
+  const device = ENCRYPTED_DEVICE;
+  for (const { addresses } of input.endpoints) {
+    for (const { networkId, address } of addresses) {
+      const network = input.networkById.get(networkId);
+      const route = routes.get(`main ${hostBlock(address)}`);
+      if (route && network && isEncrypted(network)) route.device = device;
+    }
+  }
+  const add = (route: MeshRoute) => routes.set(`${route.table} ${route.destination}`, route);
+  const source = input.self.meshAddress;
+  for (const { index, dataPathAddr: via, meshAddress } of input.peers) {
+    const table = String(ENCRYPTED_TABLE);
+    add({ destination: hostBlock(meshAddress), table, via, source, device });
+    add({ destination: "default", table: String(ENCRYPTED_TABLE + index), via, device });
+    add({
+      destination: hostBlock(encryptedProbeAddress(index)),
+      table: "main",
+      via,
+      source: encryptedProbeAddress(input.self.index),
+      device,
+    });
+  }
+}
+
+/** What comes from an encrypted network's bridge goes by tables of its own. */
+function planEncryptedRules(peers: Peer[], present: Network[]): MeshRule[] {
+  const mask = MARK_NODE_MASK;
+  const table = ENCRYPTED_TABLE;
+  const rules: MeshRule[] = [
+    // Where the rules of peers begin; the branch needs something to go to.
+    { priority: RULE_ENCRYPTED_PRIORITY, mark: 0, mask, goto: 32_766 },
+  ];
+  for (const network of present.filter(isEncrypted)) {
+    const from = bridgeName(network.id);
+    rules.push(
+      { priority: RULE_GATE_PRIORITY - 1, from, table },
+      { priority: RULE_BRANCH_PRIORITY, from, goto: RULE_ENCRYPTED_PRIORITY },
+    );
+  }
+  for (const { index } of peers) {
+    rules.push({
+      priority: RULE_ENCRYPTED_PRIORITY + index,
+      mark: nodeMark(index),
+      mask,
+      table: ENCRYPTED_TABLE + index,
+    });
+  }
+  return rules;
+}
+
+function deviceSysctls(device: string): MeshSysctl[] {
+  return [
     // Answers of published flows leave by another device than the one a strict filter expects.
     { key: `net.ipv4.conf.${device}.rp_filter`, value: 2, device },
     { key: `net.ipv4.conf.${device}.route_localnet`, value: 1, device },
     { key: `net.ipv4.conf.${device}.send_redirects`, value: 0, device },
     { key: `net.ipv4.conf.${device}.forwarding`, value: 1, device },
+  ];
+}
+
+function planSysctls(present: Network[], options: PlanOptions): MeshSysctl[] {
+  const sysctls: MeshSysctl[] = [
+    ...deviceSysctls(MESH_DEVICE),
     // The default of 60 s resets half-closed connections (moby issue 29655).
     {
       key: "net.netfilter.nf_conntrack_tcp_timeout_close_wait",
@@ -653,6 +1026,7 @@ function planSysctls(present: Network[], options: PlanOptions): MeshSysctl[] {
       ["send_redirects", 0],
       ["route_localnet", 1],
       ["rp_filter", 2],
+      ["forwarding", 1],
     ] as const;
     for (const [name, value] of values) {
       sysctls.push({ key: `net.ipv4.conf.${bridge}.${name}`, value, device: bridge });
@@ -679,7 +1053,12 @@ function without(addresses: string[], others: string[]): string[] {
 }
 
 function unique(addresses: string[]): string[] {
-  return [...new Set(addresses)].sort(compareIpv4);
+  return [...new Set(addresses)].sort(compareAddress);
+}
+
+/** By value in IPv4, by text in IPv6. */
+function compareAddress(a: string, b: string): number {
+  return compareIpv4(a, b) || compareText(a, b);
 }
 
 function compareText(a: string, b: string): number {

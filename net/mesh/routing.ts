@@ -6,15 +6,31 @@
  */
 import { ClusterError } from "../../core/errors.ts";
 import { complaint, type RunCommand } from "./backend.ts";
-import { type Counts, diffRouting, diffSysctls, foundLink, type RoutingState } from "./diff.ts";
-import { planFirewall, planFirewallRemoval } from "./firewall.ts";
+import {
+  type Counts,
+  diffRouting,
+  diffSysctls,
+  foundAddresses6,
+  foundLink,
+  type RoutingState,
+  type RoutingState6,
+} from "./diff.ts";
+import {
+  planFirewall,
+  planFirewall6,
+  planFirewall6Removal,
+  planFirewallRemoval,
+} from "./firewall.ts";
+import { parseFlowSources } from "./flows.ts";
 import { MESH_DEVICE, ROUTE_PROTOCOL } from "./names.ts";
 import {
   type Interface,
   parseForwarding,
   parseInterfaces,
   parseNeighbours,
+  parseProxies,
   parseRoutes,
+  parseRoutes6,
   parseRules,
   parseSysctls,
   portsWithoutHairpin,
@@ -23,8 +39,11 @@ import type { MeshPlan } from "./plan.ts";
 
 export type Routing = {
   interfaces(): Promise<Interface[]>;
-  /** @throws {ClusterError} unavailable when the kernel cannot be read. */
-  observe(): Promise<RoutingState>;
+  /**
+   * `hasIpv6`: IPv6 is planned; what an earlier run left of it is seen in any case.
+   * @throws {ClusterError} unavailable when the kernel cannot be read.
+   */
+  observe(hasIpv6: boolean): Promise<RoutingState>;
   /**
    * Makes the kernel as planned, from what was found; `filter` runs in between, after what it
    * needs is there and before what it no longer needs goes.
@@ -35,12 +54,22 @@ export type Routing = {
   mendSysctls(plan: MeshPlan, interfaces: Interface[]): Promise<number>;
   /** Sets the hairpin flag on the ports of our bridges; the number of ports. */
   mendPorts(): Promise<number>;
-  mendFirewall(dataPathPort: number, backendRules: readonly string[]): Promise<number>;
+  mendFirewall(
+    dataPathPort: number,
+    backendRules: readonly string[],
+    hasIpv6: boolean,
+    /** Accepts in INPUT of IPv4 only. */
+    rules4?: readonly string[],
+  ): Promise<number>;
   /** Forgets the flows whose answers come from these addresses, so that clients are told at once. */
   forgetFlows(addresses: string[]): Promise<void>;
+  /** Addresses from which translated flows are answered; a list of all of them, so not often. */
+  flowSources(): Promise<Set<string>>;
   wipe(dataPathPort: number): Promise<void>;
 };
 
+/** Each try forgets some: only flows that end at that moment make another one necessary. */
+const FORGET_TRIES = 8;
 /** Complaints of a repeated or overtaken command: what it wanted is already so. */
 const HARMLESS =
   /File exists|No such process|No such file or directory|Cannot find device|Cannot assign requested address/;
@@ -60,14 +89,18 @@ export function kernelRouting(run: RunCommand): Routing {
     const result = await run(argv);
     return result.code === 0 ? result.stdout : "";
   };
-  const batch = async (tool: "ip" | "bridge", lines: string[], isRemoval: boolean) => {
+  const batch = async (tool: "ip" | "ip -6" | "bridge", lines: string[], isRemoval: boolean) => {
     if (lines.length === 0) return;
-    const result = await run([tool, "-force", "-batch", "-"], `${lines.join("\n")}\n`);
+    const argv = [...tool.split(" "), "-force", "-batch", "-"];
+    const result = await run(argv, `${lines.join("\n")}\n`);
     const complaints = result.stderr
       .split("\n")
       .filter((line) => line.trim() !== "" && !line.startsWith("Command failed"));
+    // Of IPv6 lines, a bridge that went meanwhile is one too: the event of its end is on its way.
+    const isGone = (line: string) => tool === "ip -6" && line.includes("Cannot find device");
     const serious = complaints.filter(
-      (line) => !(HARMLESS.test(line) && (isRemoval || line.includes("File exists"))),
+      (line) =>
+        !(HARMLESS.test(line) && (isRemoval || line.includes("File exists") || isGone(line))),
     );
     // The first line of a new device is its removal, which fails when there was none.
     const first = lines[0] === `link del ${MESH_DEVICE}` ? /Cannot find device/ : undefined;
@@ -81,9 +114,53 @@ export function kernelRouting(run: RunCommand): Routing {
   };
   const interfaces = async () => parseInterfaces(await read(["ip", "-j", "-d", "addr", "show"]));
 
+  const observe6 = async (found: Interface[]): Promise<RoutingState6> => {
+    const proto = ["proto", String(ROUTE_PROTOCOL)];
+    const [neighbours, routes, rules, proxies] = await Promise.all([
+      readOfDevice(["ip", "-j", "-6", "neigh", "show", "dev", MESH_DEVICE]),
+      read(["ip", "-j", "-6", "route", "show", "table", "all", ...proto]),
+      read(["ip", "-j", "-6", "rule", "show"]),
+      read(["ip", "-j", "-6", "neigh", "show", "proxy"]),
+    ]);
+    return {
+      addresses: foundAddresses6(found),
+      neighbours: parseNeighbours(neighbours),
+      routes: parseRoutes6(routes),
+      rules: parseRules(rules),
+      proxies: parseProxies(proxies),
+    };
+  };
+  /** Rules that let IPv6 through were made, and are to be removed with the last network that has it. */
+  let hasFirewall6 = false;
+  const mendFirewall6 = async (backendRules: readonly string[], isWanted: boolean) => {
+    if (!isWanted && !hasFirewall6) return 0;
+    const found = await run(["ip6tables", "-w", "-S"]);
+    // Without the tool or its kernel part nothing of that kind filters.
+    if (found.code !== 0) return 0;
+    const commands = isWanted
+      ? planFirewall6(found.stdout, backendRules)
+      : planFirewall6Removal(found.stdout);
+    for (const command of commands) await read(["ip6tables", "-w", ...command]);
+    hasFirewall6 = isWanted;
+    return commands.length;
+  };
+
+  const wipe6 = async () => {
+    // Empty on a kernel without IPv6.
+    const rules = parseRules(await readOfDevice(["ip", "-j", "-6", "rule", "show"]));
+    const proxies = parseProxies(await readOfDevice(["ip", "-j", "-6", "neigh", "show", "proxy"]));
+    const addresses = foundAddresses6(await interfaces());
+    const lines = [...rules.keys()].map((line) => `rule del ${line}`);
+    lines.push(...[...addresses.keys()].map((line) => `addr del ${line}`));
+    lines.push(...[...proxies.keys()].map((line) => `neigh del proxy ${line}`));
+    await batch("ip -6", lines, true);
+    hasFirewall6 = true;
+    await mendFirewall6([], false);
+  };
+
   return {
     interfaces,
-    observe: async () => {
+    observe: async (hasIpv6) => {
       const [found, neighbours, forwarding, routes, rules] = await Promise.all([
         interfaces(),
         readOfDevice(["ip", "-j", "-4", "neigh", "show", "dev", MESH_DEVICE]),
@@ -97,6 +174,7 @@ export function kernelRouting(run: RunCommand): Routing {
         forwarding: parseForwarding(forwarding),
         routes: parseRoutes(routes),
         rules: parseRules(rules),
+        ...(hasIpv6 || foundAddresses6(found).size > 0 ? { six: await observe6(found) } : {}),
       };
     },
     apply: async (plan, found, filter) => {
@@ -111,8 +189,16 @@ export function kernelRouting(run: RunCommand): Routing {
       };
       await attempt(() => batch("ip", steps.ip, false));
       await attempt(() => batch("bridge", steps.bridge, false));
+      // A host may have IPv6 off for devices that come, or somebody has switched it off.
+      const allowed = steps.ip6.flatMap((line) => /^addr .* dev (\S+)/.exec(line)?.[1] ?? []);
+      if (allowed.length > 0) {
+        const keys = allowed.map((device) => `net.ipv6.conf.${device}.disable_ipv6=0`);
+        await run(["sysctl", "-e", "-q", "-w", ...keys]);
+      }
+      await attempt(() => batch("ip -6", steps.ip6, false));
       await attempt(filter);
       await attempt(() => batch("ip", steps.ipLast, true));
+      await attempt(() => batch("ip -6", steps.ip6Last, true));
       await attempt(() => batch("bridge", steps.bridgeLast, true));
       if (errors.length > 0) throw errors[0];
       return steps.counts;
@@ -150,22 +236,30 @@ export function kernelRouting(run: RunCommand): Routing {
       );
       return ports.length;
     },
-    mendFirewall: async (dataPathPort, backendRules) => {
+    mendFirewall: async (dataPathPort, backendRules, hasIpv6, rules4 = []) => {
       const output = await read(["iptables", "-w", "-S"]);
-      const commands = planFirewall(output, dataPathPort, backendRules);
+      const commands = planFirewall(output, dataPathPort, [...backendRules, ...rules4]);
       for (const command of commands) await read(["iptables", "-w", ...command]);
-      return commands.length;
+      return commands.length + (await mendFirewall6(backendRules, hasIpv6));
     },
     forgetFlows: async (addresses) => {
-      // Exit code 1 only says that there was none.
-      for (const address of addresses) await run(["conntrack", "-D", "--reply-src", address]);
+      for (const address of addresses) {
+        for (let turn = 0; turn < FORGET_TRIES; turn += 1) {
+          const { code, stderr } = await run(["conntrack", "-D", "--reply-src", address]);
+          // Exit code 1 only says that there was none. But the tool gives up half way when a flow that
+          // it has read ends before it is deleted, and leaves the others.
+          if (code <= 1 && !stderr.includes("Operation failed")) break;
+        }
+      }
     },
+    flowSources: async () => parseFlowSources(await readOfDevice(["conntrack", "-L", "--dst-nat"])),
     wipe: async (dataPathPort) => {
       const rules = parseRules(await read(["ip", "-j", "-4", "rule", "show"]));
       const lines = [...rules.keys()].map((line) => `rule del ${line}`);
       // Its addresses, neighbours and routes go with the device.
       lines.push(`link del ${MESH_DEVICE}`);
       await batch("ip", lines, true);
+      await wipe6();
       const output = await read(["iptables", "-w", "-S"]);
       for (const command of planFirewallRemoval(output, dataPathPort)) {
         await read(["iptables", "-w", ...command]);

@@ -10,6 +10,8 @@
  * answers without keeping the way of a packet works with neighbours and fails with it. Hosts are
  * strict about reverse paths, and ip_forward is 0 so that dockerd turns it on itself and then also
  * sets the policy of FORWARD to DROP, as on a real host.
+ *
+ * All have IPv6, too: fd77::i on the switch, the router fd77::fe, the client fd78::9 behind it.
  */
 import { existsSync } from "node:fs";
 import { run, tryRun } from "./command.ts";
@@ -18,6 +20,13 @@ export const CLIENT_ADDRESS = "203.0.113.9";
 export const ROUTER_ADDRESS = "192.168.77.254";
 /** Where the hosts and the router are. */
 export const LAB_SUBNET = "192.168.77.0/24";
+
+export const CLIENT_ADDRESS6 = "fd78::9";
+const ROUTER_ADDRESS6 = "fd77::fe";
+
+export function hostAddress6(index: number): string {
+  return `fd77::${index.toString(16)}`;
+}
 
 export function hostAddress(index: number): string {
   return `192.168.77.${index}`;
@@ -57,38 +66,60 @@ export async function makeFabric(lab: string, hostCount: number): Promise<void> 
     "link set r1 up",
     `addr add ${ROUTER_ADDRESS}/24 dev r0`,
     "addr add 203.0.113.1/24 dev r1",
+    `addr add ${ROUTER_ADDRESS6}/64 dev r0 nodad`,
+    "addr add fd78::1/64 dev r1 nodad",
   ]);
   await ip(lab, "cli", [
     "link set eth0 up",
     `addr add ${CLIENT_ADDRESS}/24 dev eth0`,
     "route add default via 203.0.113.1",
+    `addr add ${CLIENT_ADDRESS6}/64 dev eth0 nodad`,
+    "route add ::/0 via fd78::1",
   ]);
   // The hosts' resolv.conf names the router. Its refusals must not be limited to some a second, or a
   // look-up takes 5 s to fail: `docker pull` of an image that only the engines have.
-  const routerSysctls = ["net.ipv4.ip_forward=1", "net.ipv4.icmp_ratelimit=0"];
+  const routerSysctls = [
+    "net.ipv4.ip_forward=1",
+    "net.ipv4.icmp_ratelimit=0",
+    "net.ipv6.conf.all.forwarding=1",
+  ];
   await run([...inNamespace(lab, "rtr"), "sysctl", "-qw", ...routerSysctls]);
-  for (const index of hosts) {
-    await ip(lab, `h${index}`, [
-      `link add eth0 type veth peer name p${index} netns ${lab}-fab`,
-      "link set eth0 up",
-      `addr add ${hostAddress(index)}/24 dev eth0`,
-      `route add default via ${ROUTER_ADDRESS}`,
-    ]);
-    const sysctls = ["all", "default", "eth0"].map((name) => `net.ipv4.conf.${name}.rp_filter=1`);
-    await run([
-      ...inNamespace(lab, `h${index}`),
-      "sysctl",
-      "-qw",
-      "net.ipv4.ip_forward=0",
-      ...sysctls,
-    ]);
-  }
-  const ports = ["p254", ...hosts.map((index) => `p${index}`)];
-  await ip(
-    lab,
-    "fab",
-    ports.flatMap((port) => [`link set ${port} master sw`, `link set ${port} up`]),
-  );
+  await ip(lab, "fab", ["link set p254 master sw", "link set p254 up"]);
+  for (const index of hosts) await plugHost(lab, index);
+}
+
+/** The link and the settings of a host whose namespace is there and empty. */
+async function plugHost(lab: string, index: number): Promise<void> {
+  await ip(lab, `h${index}`, [
+    `link add eth0 type veth peer name p${index} netns ${lab}-fab`,
+    "link set eth0 up",
+    `addr add ${hostAddress(index)}/24 dev eth0`,
+    `route add default via ${ROUTER_ADDRESS}`,
+    `addr add ${hostAddress6(index)}/64 dev eth0 nodad`,
+    `route add ::/0 via ${ROUTER_ADDRESS6}`,
+  ]);
+  const sysctls = ["all", "default", "eth0"].map((name) => `net.ipv4.conf.${name}.rp_filter=1`);
+  await run([
+    ...inNamespace(lab, `h${index}`),
+    "sysctl",
+    "-qw",
+    "net.ipv4.ip_forward=0",
+    ...sysctls,
+  ]);
+  await ip(lab, "fab", [`link set p${index} master sw`, `link set p${index} up`]);
+}
+
+/** Everything that the host's kernel knew of networks is gone: as after a power cut, with {@link remakeHost}. */
+export async function dropHost(lab: string, index: number): Promise<void> {
+  // The namespace itself ends a moment later; its end of the cable must not be in the way of a new one.
+  await tryRun(["ip", "-n", `${lab}-fab`, "link", "del", `p${index}`]);
+  await run(["ip", "netns", "del", `${lab}-h${index}`]);
+}
+
+export async function remakeHost(lab: string, index: number): Promise<void> {
+  await run(["ip", "netns", "add", `${lab}-h${index}`]);
+  await ip(lab, `h${index}`, ["link set lo up"]);
+  await plugHost(lab, index);
 }
 
 async function ip(lab: string, part: string, lines: string[]): Promise<void> {

@@ -19,8 +19,16 @@ import {
   tryRun,
   waitFor,
 } from "./command.ts";
-import { hostAddress, LAB_SUBNET, namespacePath, setHostLink } from "./fabric.ts";
 import {
+  dropHost,
+  hostAddress,
+  LAB_SUBNET,
+  namespacePath,
+  remakeHost,
+  setHostLink,
+} from "./fabric.ts";
+import {
+  clearControlGroup,
   end,
   isAlive,
   launch,
@@ -80,6 +88,10 @@ export type Host = {
   /** Pulls the network cable, and plugs it in again. */
   cutOff(): Promise<void>;
   reconnect(): Promise<void>;
+  /** As a power cut: every process and all that the kernel knew is gone; the disk stays. */
+  powerOff(): Promise<void>;
+  /** An empty host with its disk; the engine and the agent are the caller's to start. */
+  powerOn(): Promise<void>;
 };
 
 const START_TIMEOUT_MS = 60_000;
@@ -306,6 +318,16 @@ export function makeHost(lab: LabPlace, index: number): Host {
     engineLog: () => readLog(join(dir, "dockerd.log")),
     cutOff: () => setHostLink(lab.name, index, "down"),
     reconnect: () => setHostLink(lab.name, index, "up"),
+    powerOff: async () => {
+      const left = await clearControlGroup(groupName);
+      if (left.length > 0) throw new Error(`Cannot end all of host ${name}: ${left.join(", ")}`);
+      rmSync(join(dir, "holder.ready"), { force: true });
+      await dropHost(lab.name, index);
+    },
+    powerOn: async () => {
+      await remakeHost(lab.name, index);
+      await host.startHolder();
+    },
   };
   return host;
 

@@ -17,9 +17,10 @@ export const IMAGE = "lab:latest";
 /** The same with another version in its answers, for updates. */
 export const IMAGE_2 = "lab:2";
 
-// busybox's httpd gives the address of an IPv4 client in brackets, mapped into IPv6.
+// busybox's httpd gives the address of any client in brackets, that of an IPv4 one mapped into IPv6.
 const ANSWER = `#!/bin/sh
 address=\${REMOTE_ADDR#[::ffff:}
+address=\${address#[}
 printf 'Content-Type: text/plain\\r\\n\\r\\n'
 echo "$(hostname) client=\${address%%]*} task=$TASK version=$LAB_VERSION"
 `;

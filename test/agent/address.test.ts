@@ -1,8 +1,49 @@
 import { describe, expect, test } from "bun:test";
-import { chooseAddresses, parseHostPort } from "../../agent/address.ts";
+import {
+  chooseAddresses,
+  localAddresses6,
+  parseHostPort,
+  watchAddresses6,
+} from "../../agent/address.ts";
 
 const one = { eth0: ["192.0.2.7"] };
 const two = { eth0: ["192.0.2.7"], eth1: ["198.51.100.7"] };
+
+test("localAddresses6() gives what other nodes may see, not what containers or the link have", () => {
+  const one = (address: string, internal = false) => ({
+    address,
+    internal,
+    family: "IPv6" as const,
+    netmask: "",
+    mac: "",
+    cidr: null,
+    scopeid: 0,
+  });
+  const found = localAddresses6({
+    lo: [one("::1", true)],
+    eth0: [one("fe80::1"), one("2001:db8::5"), one("2001:db8::4")],
+    docker0: [one("fd00:1::1")],
+    sh01234567: [one("fd00:2::1")],
+    shmesh: [one("fd73:686f:616c::aff:1")],
+  });
+  expect(found).toEqual(["2001:db8::4", "2001:db8::5"]);
+});
+
+test("watchAddresses6() tells of a change, once", async () => {
+  const state = { addresses: ["2001:db8::4"], changes: 0 };
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const watch = watchAddresses6(
+    () => {
+      state.changes += 1;
+      resolve();
+    },
+    { periodMs: 1, read: () => state.addresses },
+  );
+  state.addresses = ["2001:db8::4", "2001:db8::5"];
+  await promise;
+  watch.stop();
+  expect(state.changes).toBe(1);
+});
 
 describe("chooseAddresses()", () => {
   test("takes the only address when none is named", () => {

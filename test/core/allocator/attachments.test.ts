@@ -34,6 +34,30 @@ function withNetwork(subnet: string, Attachable = true) {
   return { rows, attach };
 }
 
+test("containers on a network of a local driver get no address, and share one attachment a node", () => {
+  const { rows } = withNetwork("10.9.0.0/29");
+  applyOrThrow(
+    rows,
+    create("node", nodeDraft("n2", 2)),
+    create("network", networkDraft("mv", { Driver: "macvlan", Attachable: true })),
+  );
+  const random = seededRandom(1);
+  const ids = ["n1", "n1", "n2"].map((nodeId) => {
+    const request = { nodeId, network: "mv", name: "c", aliases: [] };
+    const { object, isNew } = planAttachment(rows, request, random);
+    expect(object.address).toBe("");
+    if (isNew) applyOrThrow(rows, create("attachment", object));
+    return object.id;
+  });
+  expect(ids[0]).toBe(ids[1] ?? "");
+  expect(
+    rows
+      .attachments()
+      .map(({ nodeId }) => nodeId)
+      .sort(),
+  ).toEqual(["n1", "n2"]);
+});
+
 test("each container gets an address of its own, until there is none", () => {
   const { attach } = withNetwork("10.9.0.0/29");
   const addresses = Array.from({ length: 5 }, (_, i) => attach(`c${i}`).address);
@@ -73,4 +97,23 @@ test("what containers of a removed node hold is given back", () => {
   applyOrThrow(rows, { type: "remove", table: "node", id: "n1" });
   applyOrThrow(rows, ...planDetachment(input).actions);
   expect(rows.attachments()).toEqual([]);
+});
+
+test("a node that cannot encrypt gets no address on an encrypted network, and is told why", () => {
+  const { rows } = withNetwork("10.9.0.0/29");
+  const spec = { Attachable: true, Options: { encrypted: "" } };
+  const block = { subnet: "10.8.0.0/29", gateway: "10.8.0.1" };
+  applyOrThrow(rows, create("network", networkDraft("secret", spec, block)));
+  const request = { nodeId: "n1", network: "secret", name: "c", aliases: [] };
+  const says = (lack?: string) => {
+    const encryption = { generations: [], keyIds: [], ...(lack === undefined ? {} : { lack }) };
+    applyOrThrow(rows, { type: "update", table: "node", id: "n1", set: { encryption } });
+  };
+  const attach = () => planAttachment(rows, request, seededRandom(1)).object.address;
+  says("kernel lacks ESP: load module esp4");
+  expect(attach).toThrow(
+    "Could not attach to network secret: it is encrypted, and this node cannot encrypt (kernel lacks ESP: load module esp4)",
+  );
+  says();
+  expect(attach()).toBe("10.8.0.2");
 });

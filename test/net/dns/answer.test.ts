@@ -1,7 +1,10 @@
 import { describe, expect, test } from "bun:test";
 import { seededRandom } from "../../../core/random.ts";
-import { answerQuestion, type DnsAnswer, LIST_TTL_S, nameTable } from "../../../net/dns/answer.ts";
-import type { MeshTable } from "../../../net/mesh/table.ts";
+import { parseAddress6 } from "../../../core/store/cidr6.ts";
+import { answerQuestion, type DnsAnswer, LIST_TTL_S } from "../../../net/dns/answer.ts";
+import { nameTable } from "../../../net/dns/name-table.ts";
+import { applyAssignments, emptyTable, type MeshTable } from "../../../net/mesh/table.ts";
+import { labItems6 } from "../mesh/ipv6-lab.ts";
 import { labEndpoint, labService, labTable, networkId } from "../mesh/lab-state.ts";
 
 const random = () => seededRandom(7).next();
@@ -85,7 +88,9 @@ describe("answerQuestion", () => {
     }
     expect(firsts.size).toBe(3);
     for (const endpoint of rr.endpoints.values()) endpoint.isReady = false;
-    expect(seen(rr, A1, "web")).toBe("none");
+    // Not an empty answer, which c-ares would keep.
+    expect(seen(rr, A1, "web")).toBe("NXDOMAIN");
+    expect(seen(rr, A1, "tasks.web", "AAAA")).toBe("NXDOMAIN");
     expect(seen(rr, B1, "web")).toBe("NXDOMAIN");
   });
 
@@ -114,5 +119,46 @@ describe("answerQuestion", () => {
     expect(seen(table, A1, pointer("10.101.0.23"), "A")).toBe("none");
     expect(seen(table, A1, pointer("192.0.2.1"), "PTR")).toBe("forward");
     expect(seen(table, A1, "x.in-addr.arpa", "PTR")).toBe("forward");
+  });
+});
+
+describe("IPv6", () => {
+  const table = emptyTable();
+  applyAssignments(table, { isComplete: true, put: labItems6(1), removed: [] });
+
+  test("a service has an AAAA record on networks with IPv6, its tasks theirs", () => {
+    expect(seen(table, A1, "web", "AAAA")).toBe("fd00:101::2");
+    expect(seen(table, A1, "tasks.web", "AAAA")).toBe("fd00:101::15 fd00:101::16 fd00:101::17");
+    expect(seen(table, A1, "web.1.web3", "AAAA")).toBe("fd00:101::17");
+    expect(seen(table, A1, "web", "A")).toBe("10.101.0.2");
+    expect(seen(table, A1, "web", "ANY")).toBe("10.101.0.2 fd00:101::2");
+  });
+
+  test("a name without one exists all the same, and one of another network does not", () => {
+    expect(seen(labTable(1), A1, "web", "AAAA")).toBe("none");
+    expect(seen(table, "10.105.0.11", "pubonly.1.po1", "AAAA")).toBe("none");
+    expect(seen(table, B1, "web", "AAAA")).toBe("NXDOMAIN");
+  });
+
+  test("who asks is known by either address", () => {
+    expect(seen(table, "fd00:101::b", "web", "AAAA")).toBe("fd00:101::2");
+    expect(seen(table, "fd00:102::b", "web", "AAAA")).toBe("NXDOMAIN");
+    // A container made by hand.
+    expect(seen(table, "fd00:101::99", "web")).toBe("10.101.0.2");
+    expect(seen(table, "fd99::1", "web")).toBe("NXDOMAIN");
+  });
+
+  const pointer = (address: string) => {
+    const digits = (parseAddress6(address) ?? 0n).toString(16).padStart(32, "0");
+    return `${digits.split("").reverse().join(".")}.ip6.arpa`;
+  };
+  test("addresses of the asker's networks have names, others of ours none", () => {
+    expect(seen(table, A1, pointer("fd00:101::2"), "PTR")).toBe("web.neta");
+    expect(seen(table, A1, pointer("fd00:101::17").toUpperCase(), "PTR")).toBe("web.1.web3.neta");
+    expect(seen(table, A1, pointer("fd00:101::99"), "PTR")).toBe("NXDOMAIN");
+    expect(seen(table, A1, pointer("fd00:102::21"), "PTR")).toBe("NXDOMAIN");
+    expect(seen(table, A1, pointer("2001:db8::1"), "PTR")).toBe("forward");
+    expect(seen(table, A1, "1.0.ip6.arpa", "PTR")).toBe("forward");
+    expect(seen(table, A1, "x.ip6.arpa", "PTR")).toBe("forward");
   });
 });

@@ -1,5 +1,10 @@
 import { describe, expect, test } from "bun:test";
-import { planFirewall, planFirewallRemoval } from "../../../net/mesh/firewall.ts";
+import {
+  planFirewall,
+  planFirewall6,
+  planFirewall6Removal,
+  planFirewallRemoval,
+} from "../../../net/mesh/firewall.ts";
 
 const OURS = "-m mark --mark 0x10000000/0x10000000 -j ACCEPT";
 const text = (...lines: string[]) => `${lines.join("\n")}\n`;
@@ -86,5 +91,37 @@ describe("planFirewall", () => {
       `-D DOCKER-USER ${OURS}`,
       "-D INPUT -p udp -m udp --dport 4789 -j ACCEPT",
     ]);
+  });
+});
+
+describe("ip6tables", () => {
+  const lines = (commands: string[][]) => commands.map((command) => command.join(" "));
+  const OPEN = "-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-P OUTPUT ACCEPT\n";
+
+  test("where nothing filters nothing is made", () => {
+    expect(planFirewall6(OPEN)).toEqual([]);
+    expect(planFirewall6Removal(OPEN)).toEqual([]);
+  });
+
+  test("where forwarding filters, what we permitted is accepted, as in IPv4", () => {
+    const closed = OPEN.replace("FORWARD ACCEPT", "FORWARD DROP");
+    expect(lines(planFirewall6(closed))).toEqual([
+      "-N DOCKER-USER",
+      "-A DOCKER-USER -m mark --mark 0x10000000/0x10000000 -j ACCEPT",
+      "-I FORWARD 1 -j DOCKER-USER",
+    ]);
+    const done = `${closed}-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -m mark --mark 0x10000000/0x10000000 -j ACCEPT\n`;
+    expect(planFirewall6(done)).toEqual([]);
+    expect(lines(planFirewall6Removal(done))).toEqual([
+      "-D DOCKER-USER -m mark --mark 0x10000000/0x10000000 -j ACCEPT",
+    ]);
+  });
+
+  test("where input filters, containers find their gateway", () => {
+    const closed = OPEN.replace("INPUT ACCEPT", "INPUT DROP");
+    expect(lines(planFirewall6(closed))).toEqual(["-I INPUT 1 -i sh+ -p ipv6-icmp -j ACCEPT"]);
+    const done = `${closed}-A INPUT -i sh+ -p ipv6-icmp -j ACCEPT\n`;
+    expect(planFirewall6(done)).toEqual([]);
+    expect(lines(planFirewall6Removal(done))).toEqual(["-D INPUT -i sh+ -p ipv6-icmp -j ACCEPT"]);
   });
 });

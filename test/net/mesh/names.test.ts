@@ -36,6 +36,17 @@ test("the Docker network has the overlay's name, subnet, bridge and label", () =
   expect(body.Labels).toEqual({ "shoal.network.id": "id-netI" });
 });
 
+test("the Docker network of one with IPv6 has both subnets", () => {
+  const network = { ...labNetwork("netA"), subnet6: "fd00:101::/64", gateway6: "fd00:101::1" };
+  expect(dockerNetworkBody(labNetwork("netA"), 1450).EnableIPv6).toBeFalse();
+  const body = dockerNetworkBody(network, 1450);
+  expect(body.EnableIPv6).toBeTrue();
+  expect(body.IPAM.Config).toEqual([
+    { Subnet: "10.101.0.0/24", Gateway: "10.101.0.1" },
+    { Subnet: "fd00:101::/64", Gateway: "fd00:101::1" },
+  ]);
+});
+
 test("link events of our bridges and ports are told from those of others", () => {
   const port = "12: v1@if2: <BROADCAST,UP> mtu 1450 qdisc noqueue master sh40a11906 state UP";
   expect(parseLinkEvent(port)).toEqual({ type: "port" });
