@@ -13,6 +13,8 @@ export type NodeMetrics = {
   raft?: RaftStatus;
   /** While the node is in a cluster: kernel objects mended since the start, by kind. */
   meshRepairs?: Record<string, number>;
+  /** New connections that this node has balanced, by service and by its address or published port. */
+  connections?: { serviceName: string; family: string; face: string; connections: number }[];
   residentBytes: number;
   uptimeSeconds: number;
 };
@@ -49,6 +51,18 @@ export function renderMetrics(metrics: NodeMetrics): string {
   add("shoal_process_uptime_seconds", "gauge", "Since the agent was started.", [
     { value: metrics.uptimeSeconds },
   ]);
+  const { certificate } = node;
+  if (certificate) {
+    add("shoal_certificate_end_seconds", "gauge", "Unix time of the certificate's end.", [
+      { value: Math.floor(certificate.notAfterMs / 1_000) },
+    ]);
+    add(
+      "shoal_certificate_renewal_failures_total",
+      "counter",
+      "Attempts to have the certificate renewed that failed.",
+      [{ value: certificate.failureCount }],
+    );
+  }
   if (raft) {
     const voters = raft.members.filter((member) => !member.isLearner);
     add("shoal_raft_term", "gauge", "Current term.", [{ value: raft.term }]);
@@ -100,6 +114,15 @@ export function renderMetrics(metrics: NodeMetrics): string {
     "counter",
     "Kernel objects that were found changed and mended, by kind.",
     Object.entries(metrics.meshRepairs ?? {}).map(([kind, value]) => ({ labels: { kind }, value })),
+  );
+  add(
+    "shoal_service_connections_total",
+    "counter",
+    "New connections that this node has balanced, by service address and published port.",
+    (metrics.connections ?? []).map(({ serviceName, family, face, connections }) => ({
+      labels: { service: serviceName, family, face },
+      value: connections,
+    })),
   );
   return `${parts.join("\n")}\n`;
 }

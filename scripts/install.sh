@@ -254,9 +254,9 @@ uninstall_all() {
       echo "Containers of the cluster are still here; remove them with:"
       echo "  docker -H unix:///run/docker.sock rm -f" $left
     fi
-    if has nft && nft list table inet shoal >/dev/null 2>&1; then
+    if has nft && nft list table ip shoal >/dev/null 2>&1; then
       echo "The node did not leave its cluster, so its packet rules are still in the kernel. They end with"
-      echo "the next start of this host, or now: nft delete table inet shoal; ip link del shmesh"
+      echo "the next start of this host, or now: nft delete table ip shoal; ip link del shmesh"
     fi
   fi
   rm -f "$root$program" "$root$program.new" "$root$unit" "$root$unit.new"

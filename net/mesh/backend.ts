@@ -7,10 +7,20 @@
  * Each names its objects differently, so that two can stand at once while one takes over.
  */
 import type { Counts } from "./diff.ts";
-import type { FilterPlan, MeshSysctl } from "./plan.ts";
+import type { Family, FilterPlan, MeshSysctl } from "./plan.ts";
 
 export const BACKEND_NAMES = ["nftables", "iptables", "ipvs"] as const;
 export type BackendName = (typeof BACKEND_NAMES)[number];
+
+/** New connections that one address or port of a service has balanced on this node. */
+export type ConnectionCount = {
+  serviceId: string;
+  family: Family;
+  /** A service address, or `<published port>/<protocol>`. */
+  face: string;
+  /** Since the kernel's object that counts was made. */
+  connections: number;
+};
 
 export type MeshBackend = {
   readonly name: BackendName;
@@ -25,11 +35,21 @@ export type MeshBackend = {
   /**
    * Makes the kernel as planned, in as few steps as the kernel's interface has: one for nftables, one
    * per table for iptables, one per object for IPVS. After a failure the next call says everything.
+   * Without `plan6` nothing of IPv6 stays. What of IPv6 is refused does not hinder IPv4: see `problem`.
    * @throws {ClusterError} unavailable with the tool's words.
    */
   apply(plan: FilterPlan, plan6?: FilterPlan): Promise<void>;
+  /** Why IPv6 is not as it was last asked for, while that is so; mending tries again. */
+  problem(): string | undefined;
+  /** What it does in another way than it could, since this kernel lacks something: sentences. */
+  notes(): readonly string[];
   /** Compares the kernel with the last applied plan; what had to be mended, by kind. */
   mend(): Promise<Counts>;
+  /**
+   * One count per address and port of the applied plans; none where this kernel does not count.
+   * @throws {ClusterError} unavailable when the kernel cannot be read.
+   */
+  readConnections(): Promise<ConnectionCount[]>;
   /** True when the kernel holds something of it, such as from a run before this one. */
   isPresent(): Promise<boolean>;
   /** Removes all it made; nothing of the other back-ends. */

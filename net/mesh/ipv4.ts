@@ -57,32 +57,3 @@ export function isInBlock(block: Ipv4Block, address: number): boolean {
 export function compareIpv4(a: string, b: string): number {
   return (parseIpv4(a) ?? 0) - (parseIpv4(b) ?? 0);
 }
-
-/** The fewest blocks `a.b.c.d/n` that hold the same addresses; malformed ones are left out. */
-export function mergeIpv4Blocks(texts: readonly string[]): string[] {
-  const ranges = texts
-    .flatMap((text) => parseIpv4Block(text.includes("/") ? text : `${text}/32`) ?? [])
-    .sort((a, b) => a.first - b.first || b.last - a.last);
-  const merged: { first: number; last: number }[] = [];
-  for (const { first, last } of ranges) {
-    const before = merged.at(-1);
-    if (before && first <= before.last + 1) before.last = Math.max(before.last, last);
-    else merged.push({ first, last });
-  }
-  return merged.flatMap(({ first, last }) => {
-    const blocks: string[] = [];
-    let next = first;
-    while (next <= last) {
-      // The largest block that starts here and ends within.
-      let length = 32;
-      while (length > 0) {
-        const size = 2 ** (33 - length);
-        if (next % size !== 0 || next + size - 1 > last) break;
-        length -= 1;
-      }
-      blocks.push(`${formatIpv4(next)}/${length}`);
-      next += 2 ** (32 - length);
-    }
-    return blocks;
-  });
-}

@@ -5,10 +5,10 @@
  * Numbers are of the kernel's stable interface (linux/ip_vs.h); ports and addresses are in the
  * network's byte order, the rest in the machine's.
  */
-import { assert } from "../../core/assert.ts";
+import { unreachable } from "../../core/assert.ts";
 import { ClusterError } from "../../core/errors.ts";
-import { formatIpv4, parseIpv4 } from "./ipv4.ts";
-import type { IpvsCommand, IpvsService } from "./ipvs-services.ts";
+import { addressDigits, formatDigits, wordsOf } from "./family.ts";
+import type { IpvsCommand, IpvsScheduling, IpvsService } from "./ipvs-services.ts";
 import { IPVS_MARK } from "./names.ts";
 import {
   attribute,
@@ -26,8 +26,11 @@ import {
   u16Attribute,
   u32Attribute,
 } from "./netlink.ts";
+import type { Family } from "./plan.ts";
 
-const AF_INET = 2;
+const ADDRESS_FAMILY: Record<Family, number> = { ipv4: 2, ipv6: 10 };
+/** All clients apart: of IPv4 a mask, of IPv6 a prefix length. */
+const CLIENT_MASK: Record<Family, number> = { ipv4: 0xffff_ffff, ipv6: 128 };
 const GENL_ID_CTRL = 16;
 const CTRL_CMD_GETFAMILY = 3;
 const CTRL_ATTR_FAMILY_ID = 1;
@@ -46,7 +49,19 @@ const CMD = {
   getConfig: 13,
 } as const;
 const ATTR = { service: 1, target: 2, timeoutTcp: 4, timeoutFin: 5, timeoutUdp: 6 } as const;
-const SERVICE = { family: 1, mark: 5, scheduler: 6, flags: 7, timeout: 8, netmask: 9 } as const;
+const SERVICE = {
+  family: 1,
+  mark: 5,
+  scheduler: 6,
+  flags: 7,
+  timeout: 8,
+  netmask: 9,
+  stats: 10,
+  stats64: 12,
+} as const;
+const STATS = { connections: 1 } as const;
+/** What the kernel itself sets among a service's flags. */
+const FLAG_HASHED = 0x2;
 const TARGET = { address: 1, port: 2, method: 3, weight: 4, upper: 5, lower: 6 } as const;
 /** Address translation; the other ways need the target to know the service's address. */
 const METHOD_NAT = 0;
@@ -55,10 +70,16 @@ const METHOD_NAT = 0;
 const BATCH = 64;
 export type IpvsTimeouts = { tcpS: number; finS: number; udpS: number };
 
+export type IpvsFound = IpvsScheduling & {
+  mark: number;
+  /** New connections since the service was made. */
+  connections: number;
+};
+
 export type Ipvs = {
-  /** Our services (by mark), without their targets. */
-  services(): { mark: number; scheduler: string }[];
-  targets(mark: number): Map<string, number>;
+  /** Our services (by mark) of a family, without their targets. */
+  services(family: Family): IpvsFound[];
+  targets(family: Family, mark: number): Map<string, number>;
   /** @throws {ClusterError} unavailable at the first refused command; those after it may have been done. */
   execute(commands: readonly IpvsCommand[]): void;
   timeouts(): IpvsTimeouts;
@@ -66,28 +87,30 @@ export type Ipvs = {
   close(): void;
 };
 
-function serviceAttribute(mark: number, scheduler?: string): Buffer {
-  const parts = [u16Attribute(SERVICE.family, AF_INET), u32Attribute(SERVICE.mark, mark)];
-  if (scheduler !== undefined) {
+function serviceAttribute(family: Family, mark: number, scheduling?: IpvsScheduling): Buffer {
+  const parts = [
+    u16Attribute(SERVICE.family, ADDRESS_FAMILY[family]),
+    u32Attribute(SERVICE.mark, mark),
+  ];
+  if (scheduling !== undefined) {
     const flags = Buffer.alloc(8);
-    // All flags off: the second word says which are meant.
+    flags.writeUInt32LE(scheduling.flags, 0);
+    // The second word says which of the flags are meant.
     flags.writeUInt32LE(0xffff_ffff, 4);
     parts.push(
-      attribute(SERVICE.scheduler, Buffer.from(`${scheduler}\0`)),
+      attribute(SERVICE.scheduler, Buffer.from(`${scheduling.scheduler}\0`)),
       attribute(SERVICE.flags, flags),
-      u32Attribute(SERVICE.timeout, 0),
-      u32Attribute(SERVICE.netmask, 0xffff_ffff),
+      u32Attribute(SERVICE.timeout, scheduling.timeoutS),
+      u32Attribute(SERVICE.netmask, CLIENT_MASK[family]),
     );
   }
   return nestedAttribute(ATTR.service, parts);
 }
 
-function targetAttribute(target: string, weight?: number): Buffer {
-  const [address = "", portText = ""] = target.split(":");
-  const value = parseIpv4(address);
-  assert(value !== undefined, `The IPVS target "${target}" is IPv4`);
+function targetAttribute(family: Family, target: string, weight?: number): Buffer {
+  const [address = "", portText = ""] = target.split(" ");
   const addressBytes = Buffer.alloc(16);
-  addressBytes.writeUInt32BE(value);
+  addressBytes.write(addressDigits(family, address), "hex");
   const portBytes = Buffer.alloc(2);
   portBytes.writeUInt16BE(Number(portText));
   const parts = [attribute(TARGET.address, addressBytes), attribute(TARGET.port, portBytes)];
@@ -104,22 +127,26 @@ function targetAttribute(target: string, weight?: number): Buffer {
 
 /** The attributes of a command, as the kernel takes them. */
 export function encodeIpvsCommand(command: IpvsCommand): Buffer {
+  const { family, mark } = command;
   switch (command.kind) {
     case "add-service":
     case "set-service":
-      return serviceAttribute(command.mark, command.scheduler);
+      return serviceAttribute(family, mark, command);
     case "delete-service":
-      return serviceAttribute(command.mark);
+      return serviceAttribute(family, mark);
     case "add-target":
     case "set-target":
       return Buffer.concat([
-        serviceAttribute(command.mark),
-        targetAttribute(command.target, command.weight),
+        serviceAttribute(family, mark),
+        targetAttribute(family, command.target, command.weight),
       ]);
     case "delete-target":
-      return Buffer.concat([serviceAttribute(command.mark), targetAttribute(command.target)]);
+      return Buffer.concat([
+        serviceAttribute(family, mark),
+        targetAttribute(family, command.target),
+      ]);
   }
-  throw new Error("No such command");
+  return unreachable(command);
 }
 
 /** Header of generic netlink, then attributes. */
@@ -173,25 +200,37 @@ export function openIpvs(namespacePath?: string): Ipvs {
   }
 
   return {
-    services: () =>
+    services: (wanted) =>
       ask(family, CMD.getService, NLM_F_DUMP, none).flatMap((answer) => {
         const service = parseAttributes(answer.get(ATTR.service) ?? none);
         const mark = service.get(SERVICE.mark)?.readUInt32LE(0) ?? 0;
-        const scheduler = service.get(SERVICE.scheduler)?.toString().replace(/\0.*$/, "") ?? "";
         // Two bits: others' marks with the highest one are not ours.
-        return mark >>> 30 === IPVS_MARK >>> 30 ? [{ mark, scheduler }] : [];
+        if (mark >>> 30 !== IPVS_MARK >>> 30) return [];
+        if (service.get(SERVICE.family)?.readUInt16LE(0) !== ADDRESS_FAMILY[wanted]) return [];
+        const long = parseAttributes(service.get(SERVICE.stats64) ?? none).get(STATS.connections);
+        const short = parseAttributes(service.get(SERVICE.stats) ?? none).get(STATS.connections);
+        return [
+          {
+            mark,
+            scheduler: service.get(SERVICE.scheduler)?.toString().replace(/\0.*$/, "") ?? "",
+            flags: (service.get(SERVICE.flags)?.readUInt32LE(0) ?? 0) & ~FLAG_HASHED,
+            timeoutS: service.get(SERVICE.timeout)?.readUInt32LE(0) ?? 0,
+            connections: Number(long?.readBigUInt64LE(0) ?? short?.readUInt32LE(0) ?? 0),
+          },
+        ];
       }),
-    targets: (mark) => {
+    targets: (wanted, mark) => {
       const found = new Map<string, number>();
-      const answers = ask(family, CMD.getTarget, NLM_F_DUMP, serviceAttribute(mark));
+      const answers = ask(family, CMD.getTarget, NLM_F_DUMP, serviceAttribute(wanted, mark));
       for (const answer of answers) {
         const target = parseAttributes(answer.get(ATTR.target) ?? none);
-        const address = target.get(TARGET.address)?.readUInt32BE(0) ?? 0;
+        const bytes = target.get(TARGET.address) ?? Buffer.alloc(16);
+        const digits = bytes.toString("hex", 0, wordsOf(wanted).bits / 8);
         const port = target.get(TARGET.port)?.readUInt16BE(0) ?? 0;
         const weight = target.get(TARGET.weight)?.readUInt32LE(0) ?? 0;
         const isNat = (target.get(TARGET.method)?.readUInt32LE(0) ?? 0) === METHOD_NAT;
         // A weight that no plan has: it is set anew.
-        found.set(`${formatIpv4(address)}:${port}`, isNat ? weight : -1);
+        found.set(`${formatDigits(wanted, digits)} ${port}`, isNat ? weight : -1);
       }
       return found;
     },
@@ -248,11 +287,12 @@ export function openIpvs(namespacePath?: string): Ipvs {
   };
 }
 
-/** All our services with their targets, as `diffIpvs` compares them. */
-export function readIpvs(ipvs: Ipvs): Map<number, IpvsService> {
+/** All our services of a family with their targets, as `diffIpvs` compares them. */
+export function readIpvs(ipvs: Ipvs, family: Family): Map<number, IpvsService> {
   const services = new Map<number, IpvsService>();
-  for (const { mark, scheduler } of ipvs.services()) {
-    services.set(mark, { mark, scheduler, targets: ipvs.targets(mark) });
+  for (const { mark, scheduler, flags, timeoutS } of ipvs.services(family)) {
+    const targets = ipvs.targets(family, mark);
+    services.set(mark, { mark, scheduler, flags, timeoutS, targets });
   }
   return services;
 }

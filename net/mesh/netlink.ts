@@ -74,18 +74,23 @@ export function netlinkMessage(message: {
   return Buffer.concat([header, message.body]);
 }
 
-/** Attributes by type; what is cut off is left out. */
-export function parseAttributes(bytes: Buffer): Map<number, Buffer> {
-  const found = new Map<number, Buffer>();
+/** Attributes in their order; what is cut off is left out. */
+export function attributeList(bytes: Buffer): { type: number; value: Buffer }[] {
+  const found: { type: number; value: Buffer }[] = [];
   let offset = 0;
   while (offset + 4 <= bytes.length) {
     const length = bytes.readUInt16LE(offset);
     if (length < 4 || offset + length > bytes.length) break;
     const type = bytes.readUInt16LE(offset + 2) & ATTR_TYPE_MASK;
-    found.set(type, bytes.subarray(offset + 4, offset + length));
+    found.push({ type, value: bytes.subarray(offset + 4, offset + length) });
     offset += (length + 3) & ~3;
   }
   return found;
+}
+
+/** Attributes by type, the last of each; what is cut off is left out. */
+export function parseAttributes(bytes: Buffer): Map<number, Buffer> {
+  return new Map(attributeList(bytes).map(({ type, value }) => [type, value]));
 }
 
 export type NetlinkAnswer = { type: number; sequence: number; payload: Buffer };
@@ -166,7 +171,7 @@ export function openNetlink(protocol: number, namespacePath?: string): NetlinkSo
 }
 
 /** A socket stays in the namespace in which it was made; this thread comes back at once. */
-function inNamespace(
+export function inNamespace(
   setns: (file: number, kind: number) => number,
   path: string,
   make: () => number,

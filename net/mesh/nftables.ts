@@ -1,9 +1,12 @@
 /**
- * The nftables back-end: one table, changed in one transaction at a time.
+ * The nftables back-end: one table a family, changed in one transaction at a time.
  *
  * Invariants: the kernel's table is always a complete one (replaced or changed atomically, never
- * deleted and made again in two steps); `applied` is what the last successful transaction left, and
- * undefined when that is not known, in which case the next apply replaces the whole table.
+ * deleted and made again in two steps); `applied` of a family is what the last successful transaction
+ * left, and undefined when that is not known, in which case the next apply replaces the whole table.
+ * The table of IPv6 is there while there is a plan for it; without one no command names it, but for
+ * one look at the start for what an earlier run left. Both change in one transaction; where the
+ * kernel refuses that, each on its own, so that a refused IPv6 does not hold up IPv4.
  *
  * Drift: the kernel counts every change of its tables; while that number is the one after our own
  * last change, nothing is read. When others have changed something, it is first asked whether the
@@ -13,15 +16,37 @@
  */
 import { createHash } from "node:crypto";
 import { ClusterError } from "../../core/errors.ts";
-import { complaint, type MeshBackend, type RunCommand } from "./backend.ts";
+import { complaint, type ConnectionCount, type MeshBackend, type RunCommand } from "./backend.ts";
+import { countsOf } from "./connections.ts";
 import { NFT_TABLE } from "./names.ts";
-import type { FilterPlan } from "./plan.ts";
-import { nftDeleteText, nftPlanChangeText, nftTableText, renderNftTable } from "./render.ts";
+import type { Family, FilterPlan } from "./plan.ts";
+import {
+  ADDRESS_COUNTERS,
+  type NftFeatures,
+  nftDeleteText,
+  nftPlanChangeText,
+  nftTableName,
+  nftTableText,
+  PORT_COUNTERS,
+  renderNftTable,
+} from "./render.ts";
 
 /** A change of more commands or elements is told as the whole table. */
 const CHANGE_COMMANDS_MAX = 2_000;
 /** The full check takes at most one part in this many of the time. */
 const FULL_CHECK_SHARE = 100;
+/** What agents before the tables of IPv6 made, for both families. */
+const OLD_TABLE = `inet ${NFT_TABLE}`;
+
+type Table = {
+  family: Family;
+  /** The last plan that was asked for; none: the table is not to be. */
+  wanted?: FilterPlan;
+  applied?: FilterPlan;
+  /** It may be in the kernel without being wanted. */
+  mayBeLeft: boolean;
+  digest?: string;
+};
 
 /**
  * The back-end over `run`, which executes the nft tool; nothing is run until it is asked to.
@@ -32,41 +57,96 @@ export function nftablesBackend(
   run: RunCommand,
   readGeneration: () => number | undefined = () => undefined,
 ): MeshBackend {
-  let applied: FilterPlan | undefined;
-  let digest: string | undefined;
+  const ipv4: Table = { family: "ipv4", mayBeLeft: true };
+  const ipv6: Table = { family: "ipv6", mayBeLeft: true };
+  let features: NftFeatures = { hasCounters: true };
+  let mayOldBeLeft = true;
+  let problem: string | undefined;
   let fullCheckDueMs = 0;
   let seenGeneration: number | undefined;
 
-  const transact = async (text: string) => {
+  /** A transaction that changes some tables; of a failed one nothing is known. */
+  const transact = async (text: string, tables: Table[]) => {
     const result = await run(["nft", "-f", "-"], text);
+    for (const table of tables) {
+      delete table.digest;
+      if (result.code !== 0 || !table.wanted) delete table.applied;
+      else table.applied = table.wanted;
+      table.mayBeLeft = result.code !== 0;
+    }
+    seenGeneration = readGeneration();
     if (result.code !== 0) {
-      applied = undefined;
       throw new ClusterError("unavailable", `Cannot program nftables: ${complaint(result)}`);
     }
   };
-  const replace = async (plan: FilterPlan) => {
-    digest = undefined;
-    await transact(nftTableText(renderNftTable(plan)));
-    noteApplied(plan);
-  };
-  const noteApplied = (plan: FilterPlan) => {
-    applied = plan;
-    seenGeneration = readGeneration();
-  };
   // Looked at without the kernel making anything, and without the tool reading the table as a listing
   // of any part of it would: a table can only be created where there is none.
-  const isPresent = async () => {
-    const result = await run(["nft", "-c", "-f", "-"], `create table inet ${NFT_TABLE}\n`);
+  const isThere = async (name: string) => {
+    const result = await run(["nft", "-c", "-f", "-"], `create table ${name}\n`);
     return result.code !== 0 && /File exists/.test(result.stderr);
   };
-  /** Undefined when the table cannot be listed: it is not there. */
-  const listDigest = async () => {
-    const startMs = performance.now();
-    const result = await run(["nft", "-s", "list", "table", "inet", NFT_TABLE]);
-    const costMs = performance.now() - startMs;
-    fullCheckDueMs = performance.now() + costMs * FULL_CHECK_SHARE;
+  const oldText = async () => ((await isThere(OLD_TABLE)) ? `delete table ${OLD_TABLE}\n` : "");
+  const wholeText = (table: Table) =>
+    table.wanted
+      ? nftTableText(renderNftTable(table.wanted, features))
+      : nftDeleteText(table.family);
+  /** What makes the kernel as wanted; empty when it is. */
+  const changeText = async (table: Table) => {
+    const { applied, wanted } = table;
+    if (!wanted) {
+      if (applied) return wholeText(table);
+      if (table.mayBeLeft) {
+        if (await isThere(nftTableName(table.family))) return wholeText(table);
+        table.mayBeLeft = false;
+      }
+      return "";
+    }
+    if (!applied) return wholeText(table);
+    return nftPlanChangeText(applied, wanted, CHANGE_COMMANDS_MAX, features) ?? wholeText(table);
+  };
+  const applyOne = async (table: Table, text: string) => {
+    if (text === "") {
+      noteSame(table);
+      return;
+    }
+    try {
+      await transact(text, [table]);
+    } catch {
+      // The kernel's table was not what we thought: say it all.
+      await transact(wholeText(table), [table]);
+    }
+  };
+  const noteSame = (table: Table) => {
+    if (table.applied && table.wanted) table.applied = table.wanted;
+  };
+  const applyIpv6 = async (text: string) => {
+    try {
+      await applyOne(ipv6, text);
+      problem = undefined;
+    } catch (error) {
+      if (!(error instanceof ClusterError)) throw error;
+      problem = `IPv6 does not work on this node, IPv4 does: ${error.message}`;
+    }
+  };
+  const listDigest = async (table: Table) => {
+    const result = await run([
+      "nft",
+      "-s",
+      "list",
+      "table",
+      ...nftTableName(table.family).split(" "),
+    ]);
     if (result.code !== 0) return undefined;
     return createHash("sha256").update(result.stdout).digest("hex");
+  };
+  /** The elements of one of the sets that count. */
+  const readCounters = async (table: Table, set: string) => {
+    const name = nftTableName(table.family).split(" ");
+    const result = await run(["nft", "-j", "list", "set", ...name, set]);
+    if (result.code !== 0) {
+      throw new ClusterError("unavailable", `Cannot read nftables' counters: ${complaint(result)}`);
+    }
+    return parseNftCounters(result.stdout);
   };
 
   return {
@@ -74,6 +154,13 @@ export function nftablesBackend(
     hasLocalVirtualIps: false,
     sysctls: [],
     inputRules: [],
+    problem: () => problem,
+    notes: () =>
+      features.hasCounters
+        ? []
+        : [
+            "nftables: connections per service are not counted: this nft or kernel has no counters in sets; a newer one has",
+          ],
     probe: async (sample) => {
       const version = await run(["nft", "--version"]);
       if (version.code === 127) {
@@ -92,54 +179,128 @@ export function nftablesBackend(
           `Cannot use the nftables back-end: nft ${major}.${minor}.${patch} is older than 0.9.3; upgrade package nftables`,
         );
       }
-      // Checked by the kernel and thrown away: the very table that will be needed.
-      const text = nftTableText(renderNftTable(sample));
-      const check = await run(["nft", "-c", "-f", "-"], text);
-      if (check.code !== 0) {
-        throw new ClusterError(
-          "unavailable",
-          `Cannot use the nftables back-end: the kernel refuses its rules (needs nf_tables with nat, fib, numgen and conntrack zones, Linux 5.6 or later): ${complaint(check)}`,
-        );
+      for (const hasCounters of [true, false]) {
+        features = { hasCounters };
+        // Checked by the kernel and thrown away: the very table that will be needed.
+        const text = nftTableText(renderNftTable(sample, features));
+        const check = await run(["nft", "-c", "-f", "-"], text);
+        if (check.code === 0) return;
+        if (!hasCounters) {
+          throw new ClusterError(
+            "unavailable",
+            `Cannot use the nftables back-end: the kernel refuses its rules (needs nf_tables with nat, fib, numgen, hash and conntrack zones, Linux 5.6 or later): ${complaint(check)}`,
+          );
+        }
       }
     },
-    apply: async (plan: FilterPlan) => {
-      if (!applied) return replace(plan);
-      const change = nftPlanChangeText(applied, plan, CHANGE_COMMANDS_MAX);
-      if (change === "") return undefined;
-      if (change === undefined) return replace(plan);
-      digest = undefined;
-      try {
-        await transact(change);
-        noteApplied(plan);
-      } catch {
-        // The kernel's table was not what we thought: say it all.
-        await replace(plan);
+    apply: async (plan, plan6) => {
+      ipv4.wanted = plan;
+      if (plan6) ipv6.wanted = plan6;
+      else delete ipv6.wanted;
+      const [text, text6, old] = await Promise.all([
+        changeText(ipv4),
+        changeText(ipv6),
+        mayOldBeLeft ? oldText() : "",
+      ]);
+      mayOldBeLeft = false;
+      if (problem === undefined && text6 !== "") {
+        try {
+          await transact(old + text + text6, text === "" ? [ipv6] : [ipv4, ipv6]);
+          noteSame(ipv4);
+          return;
+        } catch {
+          // Each on its own: which of them was it?
+        }
       }
-      return undefined;
+      await applyOne(ipv4, old + text);
+      await applyIpv6(text6);
     },
     mend: async () => {
-      const plan = applied;
-      if (!plan) return {};
+      if (!ipv4.applied) return {};
+      const tables = [ipv4, ipv6].filter(({ applied }) => applied !== undefined);
+      if (problem !== undefined) await applyIpv6(await changeText(ipv6));
       const generation = readGeneration();
       const isUntouched = generation !== undefined && generation === seenGeneration;
       // Nobody has changed any table since we looked: that needs no listing, whatever the size.
-      if (isUntouched && digest !== undefined) return {};
-      const isThere = await isPresent();
-      if (isThere && performance.now() < fullCheckDueMs) return {};
-      const found = isThere ? await listDigest() : undefined;
-      if (found !== undefined && (digest === undefined || digest === found)) {
-        digest = found;
-        seenGeneration = generation;
-        return {};
+      if (isUntouched && tables.every(({ digest }) => digest !== undefined)) return {};
+      const startMs = performance.now();
+      const isListing = startMs >= fullCheckDueMs;
+      const drifted: Table[] = [];
+      for (const table of tables) {
+        const isPresent = await isThere(nftTableName(table.family));
+        if (isPresent && !isListing) continue;
+        const found = isPresent ? await listDigest(table) : undefined;
+        if (found === undefined || (table.digest !== undefined && table.digest !== found)) {
+          drifted.push(table);
+        } else table.digest = found;
       }
-      await replace(plan);
-      return { "nft-table": 1 };
+      if (isListing) {
+        const costMs = performance.now() - startMs;
+        fullCheckDueMs = performance.now() + costMs * FULL_CHECK_SHARE;
+        seenGeneration = generation;
+      }
+      if (drifted.length === 0) return {};
+      await transact(drifted.map(wholeText).join(""), drifted);
+      return { "nft-table": drifted.length };
     },
-    isPresent,
+    readConnections: async () => {
+      if (!features.hasCounters) return [];
+      const counts: ConnectionCount[] = [];
+      for (const table of [ipv4, ipv6]) {
+        const plan = table.applied;
+        if (!plan) continue;
+        const [byAddress, byPort] = await Promise.all([
+          readCounters(table, ADDRESS_COUNTERS),
+          readCounters(table, PORT_COUNTERS),
+        ]);
+        counts.push(...countsOf(plan, { byAddress, byPort }));
+      }
+      return counts;
+    },
+    isPresent: async () => {
+      for (const name of [nftTableName("ipv4"), OLD_TABLE, nftTableName("ipv6")]) {
+        if (await isThere(name)) return true;
+      }
+      return false;
+    },
     wipe: async () => {
-      await transact(nftDeleteText());
-      applied = undefined;
-      digest = undefined;
+      delete ipv4.wanted;
+      delete ipv6.wanted;
+      ipv6.mayBeLeft = true;
+      await transact((await oldText()) + wholeText(ipv4) + (await changeText(ipv6)), [ipv4, ipv6]);
+      problem = undefined;
     },
   };
+}
+
+/**
+ * The counters that `nft -j list set` prints: by address, or by `<port>/<protocol>` of a set that
+ * joins the two. What it does not know is left out.
+ */
+export function parseNftCounters(output: string): Map<string, number> {
+  const found = new Map<string, number>();
+  // What the tool prints; every part is looked at before it is used.
+  const listed = JSON.parse(output) as {
+    nftables?: {
+      set?: { elem?: { elem?: { val?: unknown; counter?: { packets?: number } } }[] };
+    }[];
+  };
+  for (const { set } of listed.nftables ?? []) {
+    for (const { elem } of set?.elem ?? []) {
+      const face = faceOf(elem?.val);
+      const packets = elem?.counter?.packets;
+      if (face !== undefined && packets !== undefined) found.set(face, packets);
+    }
+  }
+  return found;
+}
+
+function faceOf(value: unknown): string | undefined {
+  if (typeof value === "string") return value;
+  if (typeof value !== "object" || value === null || !("concat" in value)) return undefined;
+  if (!Array.isArray(value.concat)) return undefined;
+  const [protocol, port]: unknown[] = value.concat;
+  return typeof protocol === "string" && typeof port === "number"
+    ? `${port}/${protocol}`
+    : undefined;
 }

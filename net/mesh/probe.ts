@@ -24,7 +24,8 @@ const TOOLS: readonly { argv: string[]; packageName: string }[] = [
 const PROBE_DEVICE = "shprobe";
 const BRIDGE_SYSCTL = "net.bridge.bridge-nf-call-iptables";
 
-export type HostFeatures = { hasBrNetfilter: boolean };
+/** `hasIpv6`: @default true */
+export type HostFeatures = { hasBrNetfilter: boolean; hasIpv6?: boolean };
 
 /** @throws {ClusterError} unavailable, naming what is missing and how to get it. */
 export async function probeHost(run: RunCommand): Promise<HostFeatures> {
@@ -40,7 +41,11 @@ export async function probeHost(run: RunCommand): Promise<HostFeatures> {
     );
   }
   await probeVxlan(run);
-  return { hasBrNetfilter: await probeBrNetfilter(run) };
+  const ipv6 = await run(["sysctl", "-n", "net.ipv6.conf.all.forwarding"]);
+  return {
+    hasBrNetfilter: await probeBrNetfilter(run),
+    ...(ipv6.code === 0 ? {} : { hasIpv6: false }),
+  };
 }
 
 /** Back-ends in the order in which `auto` tries them; IPVS only by configuration. */
@@ -56,7 +61,7 @@ export function makeBackend(
     case "nftables":
       return nftablesBackend(run, nftGenerationReader(namespacePath));
     case "iptables":
-      return iptablesBackend(run);
+      return iptablesBackend(run, namespacePath);
     case "ipvs":
       return ipvsBackend(run, () => openIpvs(namespacePath));
   }

@@ -1,9 +1,14 @@
 /** Messages between main and the mesh worker: endpoint table → kernel and DNS on this node. */
 import type { AssignmentItem } from "../../core/dispatcher/assignment.ts";
+import type { NodeEncryption } from "../../core/objects/node.ts";
 import type { BackendName } from "./backend.ts";
+import type { MeshStatus, NamedConnectionCount } from "./mesh.ts";
 
 export type MeshInput =
-  /** First message. Answer `{ type: "ready", backend }`. Probes the kernel; error unavailable says what is missing. */
+  /**
+   * First message; its port leads to the DNS thread. Answer `{ type: "ready", backend }`. Probes the
+   * kernel; error unavailable says what is missing.
+   */
   | {
       type: "init" /** Directory for the last known table. */;
       dir: string;
@@ -28,6 +33,8 @@ export type MeshInput =
   | { type: "switch"; backend: "auto" | BackendName }
   /** Answer `{ type: "status", … }`. */
   | { type: "status" }
+  /** Answer `{ type: "connections", … }`; error unavailable when the kernel cannot be read. */
+  | { type: "connections" }
   /** Remove every kernel object made by shoal (leave, uninstall). Answer done. */
   | { type: "wipe" }
   /** Answer done; the kernel state stays. */
@@ -35,7 +42,8 @@ export type MeshInput =
 
 export type MeshAnswer =
   | { type: "ready"; backend: string }
-  | { type: "status"; backend: string; repairs: Record<string, number>; lastError?: string }
+  | ({ type: "status" } & MeshStatus)
+  | { type: "connections"; counts: NamedConnectionCount[] }
   | { type: "done" };
 
 export type MeshOutput =
@@ -43,4 +51,6 @@ export type MeshOutput =
   | { type: "applied"; mark: number }
   /** Drift was found and mended: what it was. */
   | { type: "repaired"; what: string[] }
+  /** At the start and at each change: what the managers are to know of this node. */
+  | { type: "encryption"; encryption: NodeEncryption }
   | { type: "apply-failed"; message: string };

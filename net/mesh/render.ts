@@ -8,18 +8,31 @@
  * Balancing is by maps too, address and turn to target, with one chain per number of targets and none
  * per service: a rule with a map of its own is an unnamed set in the kernel, and the tool reads the
  * list of all sets and chains for every change.
+ *
+ * There is one table a family, of the same text but for the family's words (`family.ts`).
  */
+import { LINK_LOCAL_SOURCES, LINK_LOCAL_TARGETS, wordsOf } from "./family.ts";
 import {
   BRIDGE_PREFIX,
+  ENCRYPTED_DEVICE,
   MARK_NODE_MASK,
   MARK_PERMIT,
   MARK_PUBLISHED,
+  MARK_SNAT,
   MESH_DEVICE,
+  MESH_DEVICE_PREFIX,
   NFT_TABLE,
   nodeMark,
   ROUTE_PROTOCOL,
 } from "./names.ts";
-import type { FilterPlan, MeshLink, MeshRoute, MeshRule } from "./plan.ts";
+import {
+  type Family,
+  type FilterPlan,
+  macsOf,
+  type MeshLink,
+  type MeshRoute,
+  type MeshRule,
+} from "./plan.ts";
 import { changedParts } from "./plan-change.ts";
 
 export type NftSet = {
@@ -33,13 +46,31 @@ export type NftSet = {
   elements: Map<string, string | undefined>;
 };
 export type NftTable = {
+  /** With its family, as nft's commands want it. */
+  name: string;
   sets: NftSet[];
-  /** Load-balancing chains, one per number of targets: name to rules. */
+  /** Load-balancing chains, one per number of targets and way of choosing: name to rules. */
   chains: Map<string, string>;
   fixed: string;
 };
 
-const TABLE = `inet ${NFT_TABLE}`;
+/** What not every nft or kernel has. */
+export type NftFeatures = {
+  /** Elements of sets that count what is looked up. */
+  hasCounters: boolean;
+};
+
+/** Sets that count new connections, by address and by protocol and port. */
+export const ADDRESS_COUNTERS = "viphits";
+export const PORT_COUNTERS = "porthits";
+/** The same on all nodes and in every table: a client keeps its task whichever node it asks. */
+const AFFINITY_SEED = "0x73686f61";
+
+/** The table of a family, as nft's commands want it. */
+export function nftTableName(family: Family): string {
+  return `${wordsOf(family).nft.family} ${NFT_TABLE}`;
+}
+
 const hex = (value: number) => `0x${value.toString(16)}`;
 const quote = (device: string) => `"${device}"`;
 
@@ -47,7 +78,11 @@ const quote = (device: string) => `"${device}"`;
  * The whole table of a plan. Virtual addresses without targets get no chain: they are in the set
  * `dead`, whose packets are refused.
  */
-export function renderNftTable(plan: FilterPlan): NftTable {
+export function renderNftTable(
+  plan: FilterPlan,
+  features: NftFeatures = { hasCounters: true },
+): NftTable {
+  const { family: ip, addressType } = wordsOf(plan.family).nft;
   const sets: NftSet[] = [];
   const add = (
     kind: "set" | "map",
@@ -76,20 +111,23 @@ export function renderNftTable(plan: FilterPlan): NftTable {
     "map",
     "mac2node",
     "type ether_addr : mark",
-    peers.map((peer) => [peer.mac, hex(nodeMark(peer.index))] as const),
+    peers.flatMap((peer) => macsOf(peer).map((mac) => [mac, hex(nodeMark(peer.index))] as const)),
   );
   add(
     "map",
     "mac2zone",
     "typeof ether saddr : ct zone",
-    peers.map((peer) => [peer.mac, String(peer.index)] as const),
+    peers.flatMap((peer) => macsOf(peer).map((mac) => [mac, String(peer.index)] as const)),
   );
-  add(
-    "set",
-    "peers",
-    "type ipv4_addr",
-    peers.map((peer) => peer.address),
-  );
+  // The tunnel itself is IPv4.
+  if (plan.family === "ipv4") {
+    add(
+      "set",
+      "peers",
+      "type ipv4_addr",
+      peers.map((peer) => peer.address),
+    );
+  }
   add(
     "set",
     "bridges",
@@ -98,21 +136,22 @@ export function renderNftTable(plan: FilterPlan): NftTable {
   );
   add("set", "ifs", "type ifname", [
     quote(MESH_DEVICE),
+    ...(plan.encryptedPort === undefined ? [] : [quote(ENCRYPTED_DEVICE)]),
     ...networks.map((network) => quote(network.bridge)),
   ]);
-  add("set", "pools", "type ipv4_addr; flags interval", plan.subnets);
-  add("set", "gateways", "type ipv4_addr", plan.gateways);
-  add("set", "meships", "type ipv4_addr", plan.meshAddresses);
+  add("set", "pools", `type ${addressType}; flags interval`, plan.subnets);
+  add("set", "gateways", `type ${addressType}`, plan.gateways);
+  add("set", "meships", `type ${addressType}`, plan.meshAddresses);
   add(
     "set",
     "legit",
-    "typeof iifname . ip saddr; flags interval",
+    `typeof iifname . ${ip} saddr; flags interval`,
     networks.map((network) => `${quote(network.bridge)} . ${network.subnet}`),
   );
   add(
     "set",
     "same",
-    "typeof iifname . ip saddr . ip daddr; flags interval",
+    `typeof iifname . ${ip} saddr . ${ip} daddr; flags interval`,
     networks
       .filter((network) => network.isOpen)
       .map((network) => `${quote(network.bridge)} . ${network.subnet} . ${network.subnet}`),
@@ -120,25 +159,25 @@ export function renderNftTable(plan: FilterPlan): NftTable {
   add(
     "set",
     "hairpin",
-    "type ipv4_addr . ipv4_addr",
+    `type ${addressType} . ${addressType}`,
     plan.localAddresses.map((address) => `${address} . ${address}`),
   );
   add(
     "set",
     "selfloop",
-    "type ipv4_addr . ipv4_addr",
+    `type ${addressType} . ${addressType}`,
     plan.selfLoops.map((loop) => `${loop.node} . ${loop.task}`),
   );
   add(
     "set",
     "pubtasks",
-    "type ipv4_addr . inet_proto . inet_service",
+    `type ${addressType} . inet_proto . inet_service`,
     plan.publishedTasks.map((task) => `${task.address} . ${task.protocol} . ${task.port}`),
   );
   add(
     "set",
     "dead",
-    "type ipv4_addr",
+    `type ${addressType}`,
     plan.virtualIps.filter((vip) => vip.targets.length === 0).map((vip) => vip.address),
   );
   // Any number that numgen gives fits; the chains say how many there are.
@@ -146,7 +185,7 @@ export function renderNftTable(plan: FilterPlan): NftTable {
   add(
     "map",
     "slots",
-    `typeof ip daddr . ${slot} : ip daddr`,
+    `typeof ${ip} daddr . ${slot} : ${ip} daddr`,
     live.flatMap((vip) =>
       vip.targets.map((target, place) => [`${vip.address} . ${place}`, target] as const),
     ),
@@ -154,33 +193,46 @@ export function renderNftTable(plan: FilterPlan): NftTable {
   add(
     "map",
     "portslots",
-    `typeof meta l4proto . th dport . ${slot} : ip daddr . th dport`,
+    `typeof meta l4proto . th dport . ${slot} : ${ip} daddr . th dport`,
     livePorts.flatMap((port) =>
       port.targets.map(
         (target, place) =>
-          [
-            `${port.protocol} . ${port.publishedPort} . ${place}`,
-            `${target} . ${port.targetPort}`,
-          ] as const,
+          [`${portKey(port)} . ${place}`, `${target} . ${port.targetPort}`] as const,
       ),
     ),
   );
   add(
     "map",
     "vips",
-    "type ipv4_addr : verdict",
-    live.map((vip) => [vip.address, `goto vip_${vip.targets.length}`] as const),
+    `type ${addressType} : verdict`,
+    live.map((vip) => [vip.address, `goto ${spreadName("vip", vip)}`] as const),
   );
   add(
     "map",
     "ports",
     "type inet_proto . inet_service : verdict",
-    livePorts.map(
-      (port) =>
-        [`${port.protocol} . ${port.publishedPort}`, `goto pub_${port.targets.length}`] as const,
-    ),
+    livePorts.map((port) => [portKey(port), `goto ${spreadName("pub", port)}`] as const),
   );
-  return { sets, chains: spreadChains(plan), fixed: fixedChains(plan) };
+  if (features.hasCounters) {
+    // Sets of their own: what is counted stays while the tasks behind an address change.
+    add(
+      "set",
+      ADDRESS_COUNTERS,
+      `type ${addressType}; counter`,
+      live.map((vip) => vip.address),
+    );
+    add("set", PORT_COUNTERS, "type inet_proto . inet_service; counter", livePorts.map(portKey));
+  }
+  return {
+    name: nftTableName(plan.family),
+    sets,
+    chains: spreadChains(plan),
+    fixed: fixedChains(plan, features),
+  };
+}
+
+function portKey(port: FilterPlan["ports"][number]): string {
+  return `${port.protocol} . ${port.publishedPort}`;
 }
 
 /**
@@ -189,20 +241,32 @@ export function renderNftTable(plan: FilterPlan): NftTable {
  */
 const STANDING_COUNTS = [1, 2, 3, 4, 5, 6, 7, 8];
 
-/** One chain per number of targets that there is or may soon be. */
+/** How the targets of an address or a port are chosen. */
+type Spread = { targets: { length: number }; hasAffinity: boolean; isSnat?: boolean };
+
+function spreadName(kind: "vip" | "pub", { targets, hasAffinity, isSnat }: Spread): string {
+  // Of one there is nothing to choose.
+  const way = `${hasAffinity && targets.length > 1 ? "a" : ""}${isSnat ? "s" : ""}`;
+  return `${kind}_${targets.length}${way === "" ? "" : `_${way}`}`;
+}
+
+/** Per way of choosing, one chain per number of targets that there is or may soon be. */
 function spreadChains(plan: FilterPlan): NftTable["chains"] {
   const chains: NftTable["chains"] = new Map();
-  const counts = (list: { targets: string[] }[]) => {
-    const found = new Set(STANDING_COUNTS);
-    for (const { targets } of list) found.add(targets.length);
-    found.delete(0);
-    return [...found].sort((a, b) => a - b);
-  };
-  for (const count of counts(plan.virtualIps)) {
-    chains.set(`vip_${count}`, spread(count, plan.balance));
+  const standing = (ways: Omit<Spread, "targets">[]) =>
+    STANDING_COUNTS.flatMap((length) => ways.map((way) => ({ ...way, targets: { length } })));
+  const isThere = ({ targets }: Spread) => targets.length > 0;
+  const plain = { hasAffinity: false };
+  const affine = { hasAffinity: true };
+  const snat = { isSnat: true };
+  for (const one of [...standing([plain, affine]), ...plan.virtualIps.filter(isThere)]) {
+    const name = spreadName("vip", one);
+    if (!chains.has(name)) chains.set(name, spreadAddress(plan, one));
   }
-  for (const count of counts(plan.ports)) {
-    chains.set(`pub_${count}`, spreadPort(count, plan.balance));
+  const ways = [plain, affine, { ...plain, ...snat }, { ...affine, ...snat }];
+  for (const one of [...standing(ways), ...plan.ports.filter(isThere)]) {
+    const name = spreadName("pub", one);
+    if (!chains.has(name)) chains.set(name, spreadPort(plan, one));
   }
   return chains;
 }
@@ -212,113 +276,171 @@ export function nftPlanChangeText(
   before: FilterPlan,
   after: FilterPlan,
   commandsMax: number,
+  features?: NftFeatures,
 ): string | undefined {
   const parts = changedParts(before, after);
   return nftChangeText(
-    { ...renderNftTable(parts.before), chains: spreadChains(before) },
-    { ...renderNftTable(parts.after), chains: spreadChains(after) },
+    { ...renderNftTable(parts.before, features), chains: spreadChains(before) },
+    { ...renderNftTable(parts.after, features), chains: spreadChains(after) },
     commandsMax,
   );
 }
 
-function turn(balance: FilterPlan["balance"]): string {
-  return balance === "increment" ? "inc" : "random";
+/** The number of the target for this connection. */
+function turn(plan: FilterPlan, { targets, hasAffinity }: Spread): string {
+  const count = targets.length;
+  if (!hasAffinity || count === 1) {
+    return `numgen ${plan.balance === "increment" ? "inc" : "random"} mod ${count}`;
+  }
+  return `jhash ${wordsOf(plan.family).nft.family} saddr mod ${count} seed ${AFFINITY_SEED}`;
 }
 
-function spread(count: number, balance: FilterPlan["balance"]): string {
-  return `dnat ip to ip daddr . numgen ${turn(balance)} mod ${count} map @slots`;
+function spreadAddress(plan: FilterPlan, one: Spread): string {
+  return `dnat to ${wordsOf(plan.family).nft.family} daddr . ${turn(plan, one)} map @slots`;
 }
 
-function spreadPort(count: number, balance: FilterPlan["balance"]): string {
+function spreadPort(plan: FilterPlan, one: Spread): string {
+  const mark = (MARK_PUBLISHED | (one.isSnat ? MARK_SNAT : 0)) >>> 0;
   return (
-    `ct mark set ct mark | ${hex(MARK_PUBLISHED)}; meta l4proto { tcp, udp, sctp } dnat ip addr . port ` +
-    `to meta l4proto . th dport . numgen ${turn(balance)} mod ${count} map @portslots`
+    `ct mark set ct mark | ${hex(mark)}; ` +
+    `meta l4proto { tcp, udp, sctp } dnat ${wordsOf(plan.family).nft.family} addr . port ` +
+    `to meta l4proto . th dport . ${turn(plan, one)} map @portslots`
   );
 }
 
-function fixedChains(plan: FilterPlan): string {
+function fixedChains(plan: FilterPlan, features: NftFeatures): string {
+  const words = wordsOf(plan.family);
+  const ip = words.nft.family;
+  const isIpv4 = plan.family === "ipv4";
   const port = plan.dataPathPort;
-  const mesh = quote(MESH_DEVICE);
+  const secure = plan.encryptedPort;
+  /** Both mesh devices, where there are two. */
+  const mesh = quote(secure === undefined ? MESH_DEVICE : `${MESH_DEVICE_PREFIX}*`);
+  const ports = secure === undefined ? port : `{ ${port}, ${secure} }`;
+  const secret = plan.networks.filter((network) => network.isEncrypted);
+  const secretBridges = secret.map(({ bridge }) => quote(bridge)).join(", ");
+  const secretSubnets = plan.encryptedSubnets ?? [];
+  const secretWays = ["lo", ENCRYPTED_DEVICE, ...secret.map(({ bridge }) => bridge)].map(quote);
   const node = hex(MARK_NODE_MASK);
   const ours = (MARK_NODE_MASK | MARK_PERMIT) >>> 0;
   const published = `ct mark & ${hex(MARK_PUBLISHED)} != 0`;
+  const refuse = [
+    // A reset is queued for a connect() that is under way; an ICMP error that comes back within the
+    // same call is only noted, and the client would wait a second for its next SYN.
+    `${ip} daddr @dead meta l4proto tcp reject with tcp reset`,
+    `${ip} daddr @dead reject with ${words.nft.reject}`,
+  ];
   const chain = (name: string, hook: string, rules: (string | false)[]) => [
     `  chain ${name} {`,
     ...(hook === "" ? [] : [`    ${hook}`]),
     ...rules.filter((rule) => rule !== false).map((rule) => `    ${rule}`),
     "  }",
   ];
+  /** Only the first packet of a connection comes here: no verdict, only the set's own counting. */
+  const count = (rule: string) => features.hasCounters && rule;
   return [
-    ...chain("vx_in", "type filter hook input priority raw + 10;", [
-      `udp dport ${port} ip saddr != @peers drop`,
-    ]),
-    ...chain("raw_out", "type filter hook output priority raw;", [`udp dport ${port} notrack`]),
+    // The tunnel itself is IPv4.
+    ...(isIpv4
+      ? [
+          ...chain("vx_in", "type filter hook input priority raw + 10;", [
+            `udp dport ${ports} ip saddr != @peers drop`,
+            // The kernel's policies say so as well; these hold if somebody flushes them.
+            secure !== undefined && `udp dport ${secure} meta ipsec missing drop`,
+          ]),
+          ...chain("raw_out", "type filter hook output priority raw;", [
+            secure !== undefined && `udp dport ${secure} rt ipsec missing drop`,
+            `udp dport ${ports} notrack`,
+          ]),
+        ]
+      : []),
     ...chain("raw_pre", "type filter hook prerouting priority raw;", [
-      `udp dport ${port} fib daddr type local notrack`,
+      isIpv4 && `udp dport ${ports} fib daddr type local notrack`,
+      // What is not of the overlays leaves here: the host's own packets cost one look-up.
+      "iifname != @ifs accept",
       // route_localnet is on for our devices: nobody may reach the host's loopback by them.
-      "iifname @ifs ip daddr 127.0.0.0/8 drop",
+      `${ip} daddr ${words.loopback} drop`,
       // No container speaks with an address of another network.
-      "iifname @bridges iifname . ip saddr != @legit ip saddr != 0.0.0.0 drop",
+      `iifname @bridges iifname . ${ip} saddr != @legit ${ip} saddr != ${words.nft.unsourced} drop`,
       // A client that uses one source port towards two ingress nodes and one task gives two equal
       // flows here. A zone per ingress node, for the original direction only, tells them apart.
-      `iifname ${mesh} ip saddr != @pools ct original zone set ether saddr map @mac2zone`,
+      `iifname ${mesh} ${ip} saddr != @pools ct original zone set ether saddr map @mac2zone`,
     ]),
     ...chain("mark_pre", "type filter hook prerouting priority mangle;", [
       // Remember by which node an outside client came in; its answers go back there by mark.
-      `iifname ${mesh} ct direction original ip saddr != @pools ct mark set ether saddr map @mac2node`,
+      `iifname ${mesh} ct direction original ${ip} saddr != @pools ct mark set ether saddr map @mac2node`,
       `iifname @bridges ct direction reply ct mark & ${node} != 0 meta mark set ct mark & ${node}`,
     ]),
     // Before Docker's own translation (dstnat).
     ...chain("nat_pre", "type nat hook prerouting priority dstnat - 5;", [
+      count(`iifname @bridges ${ip} daddr @${ADDRESS_COUNTERS}`),
       // Who asks for an address of another network is translated, and dropped by the forward chain.
-      "iifname @bridges ip daddr vmap @vips",
+      `iifname @bridges ${ip} daddr vmap @vips`,
       `iifname ${mesh} return`,
       // A service that publishes port 53 must not catch the questions to our DNS.
-      "ip daddr @gateways return",
+      `${ip} daddr @gateways return`,
+      count(`fib daddr type local meta l4proto . th dport @${PORT_COUNTERS}`),
       "fib daddr type local meta l4proto . th dport vmap @ports",
     ]),
     ...chain("nat_out", "type nat hook output priority -105;", [
-      "ip daddr vmap @vips",
-      "fib daddr type local ip daddr != @gateways meta l4proto . th dport vmap @ports",
+      // Answers to ::1 would be answers from outside, which the kernel drops: refused at once instead.
+      !isIpv4 && `${ip} daddr ${words.loopback} return`,
+      count(`${ip} daddr @${ADDRESS_COUNTERS}`),
+      `${ip} daddr vmap @vips`,
+      `${ip} daddr @gateways return`,
+      count(`fib daddr type local meta l4proto . th dport @${PORT_COUNTERS}`),
+      "fib daddr type local meta l4proto . th dport vmap @ports",
     ]),
     ...chain("nat_post", "type nat hook postrouting priority srcnat - 5;", [
-      "ip saddr . ip daddr @hairpin masquerade",
+      `${ip} saddr . ${ip} daddr @hairpin masquerade`,
       `${published} jump pub_post`,
       // Without br_netfilter the answer of a task on the same node would bypass conntrack.
       !plan.hasBrNetfilter && "ct status dnat iifname @bridges oifname @bridges masquerade",
-      "ip saddr @pools oifname != @ifs masquerade",
+      // What stays on the host keeps its source.
+      `${ip} saddr @pools oifname != @ifs oifname != "lo" masquerade`,
     ]),
-    // Published flows that cannot keep their source: ours, loopback, and the task's own node.
+    // Published flows that cannot keep their source, or are not to: those of a port that hides its
+    // clients, ours, loopback, and the task's own node.
     ...chain("pub_post", "", [
-      "ip saddr @pools masquerade",
-      "ip saddr 127.0.0.0/8 masquerade",
-      "ip saddr . ip daddr @selfloop masquerade",
+      `ct mark & ${hex(MARK_SNAT)} != 0 masquerade`,
+      `${ip} saddr @pools masquerade`,
+      `${ip} saddr ${words.loopback} masquerade`,
+      `${ip} saddr . ${ip} daddr @selfloop masquerade`,
     ]),
     ...chain("forward", "type filter hook forward priority mangle;", [
       "iifname != @ifs oifname != @ifs accept",
-      // A reset is queued for a connect() that is under way; an ICMP error that comes back within the
-      // same call is only noted, and the client would wait a second for its next SYN.
-      "ip daddr @dead meta l4proto tcp reject with tcp reset",
-      "ip daddr @dead reject with icmp port-unreachable",
+      // Nothing of an encrypted network in clear, and nothing in clear is taken for it.
+      secret.length > 0 && `iifname ${quote(MESH_DEVICE)} oifname { ${secretBridges} } drop`,
+      secret.length > 0 && `iifname { ${secretBridges} } oifname ${quote(MESH_DEVICE)} drop`,
+      ...refuse,
       "ct state established,related goto permit",
       `${published} goto permit`,
-      "iifname @bridges iifname . ip saddr . ip daddr @same goto permit",
-      "oifname @bridges oifname . ip saddr . ip daddr @same goto permit",
-      `iifname ${mesh} oifname @bridges ip daddr . meta l4proto . th dport @pubtasks goto permit`,
-      `iifname ${mesh} oifname @bridges ip saddr @meships goto permit`,
+      // Neighbour discovery on a bridge; no router forwards these.
+      !isIpv4 && `iifname @bridges ip6 daddr { ${LINK_LOCAL_TARGETS.join(", ")} } goto permit`,
+      !isIpv4 && `iifname @bridges ip6 saddr ${LINK_LOCAL_SOURCES} goto permit`,
+      `iifname @bridges iifname . ${ip} saddr . ${ip} daddr @same goto permit`,
+      `oifname @bridges oifname . ${ip} saddr . ${ip} daddr @same goto permit`,
+      `iifname ${mesh} oifname @bridges ${ip} daddr . meta l4proto . th dport @pubtasks goto permit`,
+      `iifname ${mesh} oifname @bridges ${ip} saddr @meships goto permit`,
       // Isolation; everything else (egress, host-mode ports) is for Docker's own rules.
       "iifname @bridges oifname @ifs drop",
       `iifname ${mesh} drop`,
+      // In IPv6 most engines filter nothing: whoever is not on the network reaches what is translated.
+      !isIpv4 && "oifname @ifs ct status dnat accept",
+      !isIpv4 && "oifname @ifs drop",
     ]),
+    // Service addresses are routed to the mesh device: other packets of the host pass by one comparison.
     ...chain("refuse_out", "type filter hook output priority filter - 5;", [
-      "ip daddr @dead meta l4proto tcp reject with tcp reset",
-      "ip daddr @dead reject with icmp port-unreachable",
+      `oifname != ${mesh} accept`,
+      ...refuse,
     ]),
     ...chain("permit", "", [`meta mark set meta mark | ${hex(MARK_PERMIT)} accept`]),
     ...chain("clamp", "type filter hook forward priority mangle + 5;", [
       `oifname ${mesh} tcp flags syn / syn,rst tcp option maxseg size set rt mtu`,
     ]),
     ...chain("post", "type filter hook postrouting priority mangle;", [
+      // Whatever route there is or lacks: not to the outside, and not by the other device.
+      secretSubnets.length > 0 &&
+        `ip daddr { ${secretSubnets.join(", ")} } oifname != { ${secretWays.join(", ")} } drop`,
       // VXLAN routes its outer packet by the same mark: it must end here, or packets go in circles.
       `meta mark & ${hex(ours)} != 0 meta mark set meta mark & ${hex(~ours >>> 0)}`,
     ]),
@@ -327,7 +449,7 @@ function fixedChains(plan: FilterPlan): string {
 
 /** The whole table as one transaction that replaces whatever was there. */
 export function nftTableText(table: NftTable): string {
-  const lines = [`table ${TABLE}`, `delete table ${TABLE}`, `table ${TABLE} {`];
+  const lines = [`table ${table.name}`, `delete table ${table.name}`, `table ${table.name} {`];
   for (const set of table.sets) {
     const elements = [...set.elements].map(renderElement).join(", ");
     lines.push(
@@ -341,8 +463,10 @@ export function nftTableText(table: NftTable): string {
   return lines.join("\n");
 }
 
-export function nftDeleteText(): string {
-  return `table ${TABLE}\ndelete table ${TABLE}\n`;
+/** Removes the table of a family, whether or not it is there. */
+export function nftDeleteText(family: Family): string {
+  const name = nftTableName(family);
+  return `table ${name}\ndelete table ${name}\n`;
 }
 
 function renderElement([key, value]: readonly [string, string | undefined]): string {
@@ -359,7 +483,8 @@ export function nftChangeText(
   after: NftTable,
   commandsMax: number,
 ): string | undefined {
-  if (before.fixed !== after.fixed || before.sets.length !== after.sets.length) return undefined;
+  if (before.name !== after.name || before.fixed !== after.fixed) return undefined;
+  if (before.sets.length !== after.sets.length) return undefined;
   const added: string[] = [];
   const removed: string[] = [];
   const chainsGone: string[] = [];
@@ -367,16 +492,16 @@ export function nftChangeText(
   for (const [name, rule] of after.chains) {
     const old = before.chains.get(name);
     if (old === rule) continue;
-    if (old === undefined) chains.push(`add chain ${TABLE} ${name}`);
-    else chains.push(`flush chain ${TABLE} ${name}`);
+    if (old === undefined) chains.push(`add chain ${after.name} ${name}`);
+    else chains.push(`flush chain ${after.name} ${name}`);
     // One line for one rule: the statements of a published port are two rules.
     for (const part of rule.split("; ")) {
-      if (part !== "") chains.push(`add rule ${TABLE} ${name} ${part}`);
+      if (part !== "") chains.push(`add rule ${after.name} ${name} ${part}`);
     }
   }
   for (const name of before.chains.keys()) {
     if (after.chains.has(name)) continue;
-    chainsGone.push(`flush chain ${TABLE} ${name}`, `delete chain ${TABLE} ${name}`);
+    chainsGone.push(`flush chain ${after.name} ${name}`, `delete chain ${after.name} ${name}`);
   }
   for (const [place, set] of after.sets.entries()) {
     const old = before.sets[place];
@@ -387,10 +512,14 @@ export function nftChangeText(
     if (set.hasIntervals) return undefined;
     if (gone.length + fresh.length > commandsMax) return undefined;
     if (gone.length > 0) {
-      removed.push(`delete element ${TABLE} ${set.name} { ${gone.map(renderElement).join(", ")} }`);
+      removed.push(
+        `delete element ${after.name} ${set.name} { ${gone.map(renderElement).join(", ")} }`,
+      );
     }
     if (fresh.length > 0) {
-      added.push(`add element ${TABLE} ${set.name} { ${fresh.map(renderElement).join(", ")} }`);
+      added.push(
+        `add element ${after.name} ${set.name} { ${fresh.map(renderElement).join(", ")} }`,
+      );
     }
   }
   const lines = [...chains, ...removed, ...added, ...chainsGone];
@@ -407,9 +536,9 @@ function isSame(
 }
 
 /** `ip link` arguments that make the mesh device. */
-export function linkLine(link: MeshLink): string {
+export function linkLine(link: MeshLink, device = MESH_DEVICE): string {
   return (
-    `${MESH_DEVICE} mtu ${link.mtu} address ${link.mac} type vxlan id ${link.vni} ` +
+    `${device} mtu ${link.mtu} address ${link.mac} type vxlan id ${link.vni} ` +
     `local ${link.local} dstport ${link.port} nolearning`
   );
 }
@@ -421,23 +550,29 @@ export function routeLine(route: MeshRoute): string {
   const kind = route.isLocal ? "local " : "";
   const source = route.source === undefined ? "" : ` src ${route.source}`;
   return (
-    `${kind}${route.destination}${way} dev ${MESH_DEVICE}${scope}${source} ` +
+    `${kind}${route.destination}${way} dev ${route.device ?? MESH_DEVICE}${scope}${source} ` +
     `table ${route.table} proto ${ROUTE_PROTOCOL}`
   );
 }
 
+/** What `ip rule` takes; equal rules give equal lines. */
 export function ruleLine(rule: MeshRule): string {
   const target = "goto" in rule ? `goto ${rule.goto}` : `lookup ${rule.table}`;
+  if ("from" in rule) return `pref ${rule.priority} iif ${rule.from} ${target}`;
   const mark = rule.mark === 0 ? "0" : hex(rule.mark);
   return `pref ${rule.priority} fwmark ${mark}/${hex(rule.mask)} ${target}`;
 }
 
-export function neighbourLine(entry: { address: string; mac: string }): string {
-  return `${entry.address} lladdr ${entry.mac} dev ${MESH_DEVICE} nud permanent`;
+/** What `ip neigh` takes. */
+export function neighbourLine(
+  entry: { address: string; mac: string },
+  device = MESH_DEVICE,
+): string {
+  return `${entry.address} lladdr ${entry.mac} dev ${device} nud permanent`;
 }
 
-export function fdbLine(entry: { mac: string; address: string }): string {
-  return `${entry.mac} dev ${MESH_DEVICE} dst ${entry.address} self permanent`;
+export function fdbLine(entry: { mac: string; address: string }, device = MESH_DEVICE): string {
+  return `${entry.mac} dev ${device} dst ${entry.address} self permanent`;
 }
 
 /** Device pattern of our bridges in iptables' words. */

@@ -17,6 +17,14 @@ describe("renderMetrics()", () => {
     expect(text).not.toContain("raft");
   });
 
+  test("tells the certificate's end and what of its renewal failed", () => {
+    const certificate = { notAfterMs: 1_900_000_000_500, failure: "why", failureCount: 3 };
+    const text = renderMetrics({ ...worker, node: { ...worker.node, certificate } });
+    expect(text).toContain("shoal_certificate_end_seconds 1900000000\n");
+    expect(text).toContain("shoal_certificate_renewal_failures_total 3\n");
+    expect(renderMetrics(worker)).not.toContain("certificate");
+  });
+
   test("tells a leader's members apart by reachability and lag", () => {
     const text = renderMetrics({
       ...worker,
@@ -36,6 +44,23 @@ describe("renderMetrics()", () => {
     expect(text).toContain('shoal_raft_member_reachable{member="n2",addr="b:1"} 0\n');
     expect(text).toContain('shoal_raft_member_lag_entries{member="n2",addr="b:1"} 40\n');
     expect(text).toContain('shoal_mesh_repairs_total{kind="sysctl"} 2\n');
+  });
+
+  test("counts connections by service and by the address or port that was asked", () => {
+    const web = { serviceName: "web", family: "ipv4", connections: 7 };
+    const text = renderMetrics({
+      ...worker,
+      connections: [
+        { ...web, face: "10.0.1.2" },
+        { ...web, face: "8080/tcp", connections: 3 },
+      ],
+    });
+    expect(text).toContain(
+      'shoal_service_connections_total{service="web",family="ipv4",face="10.0.1.2"} 7\n',
+    );
+    expect(text).toContain(
+      'shoal_service_connections_total{service="web",family="ipv4",face="8080/tcp"} 3\n',
+    );
   });
 
   test("escapes label values, and every line is a comment or a sample", () => {

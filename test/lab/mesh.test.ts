@@ -110,7 +110,7 @@ function describeRows(backend: "nftables" | "iptables"): void {
         expect(ready).toContain(`"backend":"${backend}"`);
         const tables = await lab.host(host).run(["nft", "list", "tables"]);
         const chains = await lab.host(host).run(["iptables-save", "-t", "nat"]);
-        expect(tables.includes("table inet shoal")).toBe(backend === "nftables");
+        expect(tables.includes("table ip shoal")).toBe(backend === "nftables");
         expect(chains.includes("-j SH-PRE")).toBe(backend === "iptables");
       }
     });
@@ -170,7 +170,7 @@ function describeRows(backend: "nftables" | "iptables"): void {
 
     test("rules that somebody flushed are there again without a human", async () => {
       const flush = {
-        nftables: ["nft", "delete", "table", "inet", "shoal"],
+        nftables: ["nft", "delete", "table", "ip", "shoal"],
         iptables: ["iptables", "-t", "nat", "-F"],
       };
       await lab.host(1).run(flush[backend]);
@@ -207,7 +207,7 @@ async function move(backend: "nftables" | "iptables"): Promise<{ asked: number; 
     await waitFor(`the new rules on h${host}`, async () => {
       const tables = await lab.host(host).run(["nft", "list", "tables"]);
       const chains = await lab.host(host).run(["iptables-save", "-t", "nat"]);
-      const isNft = tables.includes("table inet shoal");
+      const isNft = tables.includes("table ip shoal");
       const isIptables = chains.includes("SH-");
       return backend === "nftables" ? isNft && !isIptables : isIptables && !isNft;
     });

@@ -13,12 +13,15 @@ import {
   parseLeftovers,
   renderIptables,
 } from "../../../net/mesh/iptables-rules.ts";
-import { planMesh } from "../../../net/mesh/plan.ts";
+import { parseIpv4 } from "../../../net/mesh/ipv4.ts";
+import { type FilterPlan, planMesh } from "../../../net/mesh/plan.ts";
 import { changedParts, membershipOf } from "../../../net/mesh/plan-change.ts";
+import { applyAssignments, emptyTable } from "../../../net/mesh/table.ts";
+import { labItems6 } from "./ipv6-lab.ts";
 import { labTable } from "./lab-state.ts";
 import { randomPlan } from "./random-plan.ts";
 
-const FEATURES: IptablesFeatures = { balancer: "nat", hasZones: true };
+const FEATURES: IptablesFeatures = { balancer: "nat", hasZones: true, hasCluster: true };
 const SEEDS = Array.from({ length: 120 }, (_, seed) => seed);
 
 function planOf(node: number) {
@@ -29,6 +32,18 @@ function planOf(node: number) {
   });
   if (!plan) throw new Error("The table makes no plan");
   return plan.filter;
+}
+
+function plan6Of(node: number): FilterPlan {
+  const table = emptyTable();
+  applyAssignments(table, { isComplete: true, put: labItems6(node), removed: [] });
+  const plan = planMesh(table, new Set(), {
+    underlayMtu: 1500,
+    balance: "random",
+    hasBrNetfilter: true,
+  });
+  if (!plan?.filter6) throw new Error("no IPv6");
+  return plan.filter6;
 }
 
 type Kernel = Map<string, Map<string, string[]>>;
@@ -74,16 +89,36 @@ const targetOf = (rule: string) => {
 const kernelOf = (rules: IptablesRules): Kernel =>
   new Map(IPTABLES_TABLES.map((table) => [table, rules.chains[table]]));
 
+/** What the kernel does with the matches of affinity; the hash is another one. */
+function matchesClient(rule: string, client: number): boolean {
+  const clusters = rule.matchAll(
+    /--cluster-total-nodes (\d+) --cluster-local-nodemask (\S+) --cluster-hash-seed (\S+)/g,
+  );
+  for (const [, total, mask, seed] of clusters) {
+    const place = Bun.hash.crc32(`${client} ${seed}`) % Number(total);
+    if (((1 << place) & Number(mask)) === 0) return false;
+  }
+  const [, value, mask] = /-s (\S+)\/(\S+)/.exec(rule) ?? [];
+  if (value === undefined || mask === undefined) return true;
+  return (client & (parseIpv4(mask) ?? 0)) === parseIpv4(value);
+}
+
 describe("iptables rules", () => {
   test.each([
     ["nat", 1],
     ["nat", 3],
     ["ipvs", 1],
-  ] as const)("of back-end %s on node %d are as in the golden file", (balancer, node) => {
-    const rules = renderIptables(planOf(node), { balancer, hasZones: true });
+    ["nat", "1 in IPv6"],
+    ["ipvs", "1 in IPv6"],
+  ] as const)("of back-end %s on node %s are as in the golden file", (balancer, node) => {
+    const plan = typeof node === "number" ? planOf(node) : plan6Of(1);
+    const rules = renderIptables(plan, { balancer, hasZones: true, hasCluster: true });
     const hooks = rules.hooks.map(({ table, chain, rule }) => `${table} ${chain} ${rule}`);
     const text = `${iptablesChangeText(parseLeftovers("", ""), rules)}${hooks.join("\n")}\n`;
-    const path = join(import.meta.dir, `node${node}.iptables-${balancer}.golden`);
+    const path = join(
+      import.meta.dir,
+      `node${node}.iptables-${balancer}.golden`.replace("1 in IPv6", "1-six"),
+    );
     if (process.env["UPDATE_GOLDEN"] === "1" || !existsSync(path)) writeFileSync(path, text);
     expect(text).toBe(readFileSync(path, "utf8"));
   });
@@ -100,7 +135,7 @@ describe("iptables rules", () => {
   test.each(["nat", "ipvs"] as const)(
     "the change from any plan to any other gives what writing it anew gives (%s)",
     (balancer) => {
-      const features = { balancer, hasZones: true };
+      const features = { balancer, hasZones: true, hasCluster: true };
       for (const seed of SEEDS) {
         const before = renderIptables(randomPlan(seed, 0), features);
         const after = renderIptables(randomPlan(seed, 1), features);
@@ -111,6 +146,67 @@ describe("iptables rules", () => {
         expect(kernel).toEqual(kernelOf(after));
         expect(iptablesChangeText(after, after)).toBe("");
       }
+    },
+  );
+
+  test("of a thousand IPv6 addresses names fit, no two chains have one name, and each address is found", () => {
+    const base = plan6Of(1);
+    const address = (place: number) =>
+      `fd00:${101 + (place % 3)}::${(2 + Math.floor(place / 3)).toString(16)}`;
+    const virtualIps = Array.from({ length: 1_000 }, (_, place) => ({
+      serviceId: `s${place}`,
+      bridge: "sh00000000",
+      address: address(place),
+      hasAffinity: place % 2 === 0,
+      chain: `x${place}`,
+      targets: ["fd00:101::ffff", "fd00:101::fffe"],
+      unready: [],
+    }));
+    const rules = renderIptables({ ...base, virtualIps }, FEATURES);
+    const { nat } = rules.chains;
+    const found = new Set<string>();
+    const walk = (chain: string, depth: number) => {
+      expect(depth).toBeLessThan(12);
+      const list = nat.get(chain) ?? [];
+      expect(list.length).toBeLessThanOrEqual(16);
+      for (const rule of list) {
+        const target = targetOf(rule);
+        if (target.startsWith("SH-V-")) found.add(`${/-d (\S+)/.exec(rule)?.[1]} ${target}`);
+        else walk(target, depth + 1);
+      }
+    };
+    walk("SH-VIPS", 0);
+    expect(found.size).toBe(1_000);
+    expect(new Set([...found].map((entry) => entry.split(" ")[1])).size).toBe(1_000);
+    for (const name of nat.keys()) expect(name.length).toBeLessThanOrEqual(28);
+  });
+
+  test.each([
+    ["two", 2, true],
+    ["more than one match tells apart", 70, true],
+    ["two, without the kernel's match", 2, false],
+    ["seventy, without the kernel's match", 70, false],
+  ] as const)(
+    "affinity to %s gives each client one target, and each target clients",
+    (_title, count, hasCluster) => {
+      const targets = Array.from({ length: count }, (_, place) => `10.101.1.${place + 1}`);
+      const plan = planOf(1);
+      const [first] = plan.virtualIps;
+      if (!first) throw new Error("no service");
+      const rules = renderIptables(
+        { ...plan, virtualIps: [{ ...first, targets, hasAffinity: true }] },
+        { ...FEATURES, hasCluster },
+      );
+      const chain = [...rules.chains.nat].find(([name]) => name.startsWith("SH-V-"))?.[1] ?? [];
+      const hits = new Map<string, number>();
+      for (let client = 0; client < 4_096; client += 1) {
+        const rule = chain.find((one) => matchesClient(one, client));
+        const target = / --to-destination (\S+)/.exec(rule ?? "")?.[1] ?? "none";
+        hits.set(target, (hits.get(target) ?? 0) + 1);
+      }
+      expect([...hits.keys()].sort()).toEqual([...targets].sort());
+      // Nobody has twice as much as the fewest have, but for the seeds of a hash.
+      expect(Math.max(...hits.values())).toBeLessThan(3 * Math.min(...hits.values()));
     },
   );
 

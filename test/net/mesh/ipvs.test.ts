@@ -5,6 +5,7 @@ import { encodeIpvsCommand, type Ipvs } from "../../../net/mesh/ipvs-netlink.ts"
 import {
   diffIpvs,
   type IpvsCommand,
+  type IpvsScheduling,
   type IpvsService,
   renderIpvs,
 } from "../../../net/mesh/ipvs-services.ts";
@@ -13,7 +14,9 @@ import { parseAttributes } from "../../../net/mesh/netlink.ts";
 import { randomPlan } from "./random-plan.ts";
 
 const SEEDS = Array.from({ length: 100 }, (_, seed) => seed);
-type State = Map<number, { mark: number; scheduler: string; targets: Map<string, number> }>;
+type Held = IpvsScheduling & { mark: number; targets: Map<string, number> };
+type State = Map<number, Held>;
+const SCHEDULING = { scheduler: "rr", flags: 0, timeoutS: 0 };
 
 /** What the kernel does with the commands; throws where it would refuse. */
 function execute(state: State, commands: readonly IpvsCommand[]): void {
@@ -21,12 +24,15 @@ function execute(state: State, commands: readonly IpvsCommand[]): void {
     const service = state.get(command.mark);
     if (command.kind === "add-service") {
       if (service) throw new Error("EEXIST");
-      state.set(command.mark, { ...command, targets: new Map() });
+      const { mark, scheduler, flags, timeoutS } = command;
+      state.set(mark, { mark, scheduler, flags, timeoutS, targets: new Map() });
       continue;
     }
     if (!service) throw new Error("ESRCH");
-    if ("scheduler" in command) service.scheduler = command.scheduler;
-    else if (!("target" in command)) state.delete(command.mark);
+    if ("scheduler" in command) {
+      const { scheduler, flags, timeoutS } = command;
+      Object.assign(service, { scheduler, flags, timeoutS });
+    } else if (!("target" in command)) state.delete(command.mark);
     else {
       const isThere = service.targets.has(command.target);
       if (isThere === (command.kind === "add-target")) throw new Error(command.kind);
@@ -36,9 +42,9 @@ function execute(state: State, commands: readonly IpvsCommand[]): void {
   }
 }
 const plain = (services: ReadonlyMap<number, IpvsService>) =>
-  [...services].map(([mark, { scheduler, targets }]) => [
+  [...services].map(([mark, { scheduler, flags, timeoutS, targets }]) => [
     mark,
-    scheduler,
+    `${scheduler} ${flags} ${timeoutS}`,
     [...targets].sort(([a], [b]) => (a < b ? -1 : 1)),
   ]);
 const sorted = (services: ReadonlyMap<number, IpvsService>) =>
@@ -50,9 +56,9 @@ describe("IPVS services", () => {
       const before = renderIpvs(randomPlan(seed, 0));
       const after = renderIpvs(randomPlan(seed, 1));
       const state: State = new Map();
-      execute(state, diffIpvs(new Map(), before).commands);
+      execute(state, diffIpvs("ipv4", new Map(), before).commands);
       expect(sorted(state)).toEqual(sorted(before));
-      const { commands, removals } = diffIpvs(state, after);
+      const { commands, removals } = diffIpvs("ipv4", state, after);
       execute(state, [...commands, ...removals]);
       expect(sorted(state)).toEqual(sorted(after));
     }
@@ -72,8 +78,8 @@ describe("IPVS services", () => {
     const services = renderIpvs({ ...plan, virtualIps: [virtualIp], ports: [] });
     expect(services.get(0x4a65_0002)?.targets).toEqual(
       new Map([
-        ["10.101.0.21:0", 1],
-        ["10.101.0.22:0", 0],
+        ["10.101.0.21 0", 1],
+        ["10.101.0.22 0", 0],
       ]),
     );
   });
@@ -85,11 +91,42 @@ describe("IPVS services", () => {
     expect(ipvsAddressMark("192.168.0.1")).not.toBe(ipvsAddressMark("172.16.0.1"));
   });
 
+  test("affinity is a scheduler, and changes in place", () => {
+    const plan = randomPlan(1, 0);
+    const [first] = plan.ports;
+    if (!first) throw new Error("no port");
+    const served = (hasAffinity: boolean) =>
+      renderIpvs({ ...plan, virtualIps: [], ports: [{ ...first, hasAffinity }] });
+    const mark = ipvsPortMark(first);
+    expect(served(true).get(mark)).toMatchObject({ scheduler: "mh", flags: 8, timeoutS: 0 });
+    expect(diffIpvs("ipv4", served(false), served(true)).commands).toEqual([
+      { kind: "set-service", family: "ipv4", mark, scheduler: "mh", flags: 8, timeoutS: 0 },
+    ]);
+  });
+
+  test("a service of IPv6 has its family, all of a client's address, and long addresses", () => {
+    const scheduling = { scheduler: "mh", flags: 8, timeoutS: 0 };
+    const command = { family: "ipv6", mark: 0x4a65_0002 } as const;
+    const outer = parseAttributes(
+      encodeIpvsCommand({ kind: "add-service", ...command, ...scheduling }),
+    );
+    const service = parseAttributes(outer.get(1) ?? Buffer.alloc(0));
+    expect(service.get(1)?.readUInt16LE(0)).toBe(10);
+    expect(service.get(6)?.toString()).toBe("mh\0");
+    expect(service.get(7)?.toString("hex")).toBe("08000000ffffffff");
+    expect(service.get(9)?.readUInt32LE(0)).toBe(128);
+    const body = encodeIpvsCommand({ kind: "delete-target", ...command, target: "fd00::15 80" });
+    const target = parseAttributes(parseAttributes(body).get(2) ?? Buffer.alloc(0));
+    expect(target.get(1)?.toString("hex")).toBe(`fd00${"00".repeat(13)}15`);
+    expect(target.get(2)?.readUInt16BE(0)).toBe(80);
+  });
+
   test("a command is encoded as the kernel's interface has it", () => {
     const body = encodeIpvsCommand({
       kind: "add-target",
+      family: "ipv4",
       mark: 0x4a65_0002,
-      target: "10.101.0.21:80",
+      target: "10.101.0.21 80",
       weight: 1,
     });
     const outer = parseAttributes(body);
@@ -106,16 +143,27 @@ describe("IPVS services", () => {
 function fakeHost() {
   const state: State = new Map();
   const log: string[] = [];
-  const saved = { timeouts: { tcpS: 900, finS: 120, udpS: 300 }, refusals: 0 };
+  const saved = {
+    timeouts: { tcpS: 900, finS: 120, udpS: 300 },
+    refusals: 0,
+    refusedScheduler: "",
+    connections: 0,
+  };
   const ipvs: Ipvs = {
-    services: () => [...state.values()],
-    targets: (mark) => new Map(state.get(mark)?.targets),
+    services: (family) =>
+      family === "ipv4"
+        ? [...state.values()].map((held) => ({ ...held, connections: saved.connections }))
+        : [],
+    targets: (_family, mark) => new Map(state.get(mark)?.targets),
     execute: (commands) => {
       if (commands.length > 0) log.push(commands.map(({ kind }) => kind).join(" "));
       if (saved.refusals > 0) {
         saved.refusals -= 1;
         throw new Error("refused");
       }
+      const isRefused = (command: IpvsCommand) =>
+        "scheduler" in command && command.scheduler === saved.refusedScheduler;
+      if (commands.some(isRefused)) throw new Error("no such scheduler");
       execute(state, commands);
     },
     timeouts: () => saved.timeouts,
@@ -126,7 +174,7 @@ function fakeHost() {
   };
   const run: RunCommand = async (argv) => {
     if (argv[0] === "iptables-restore") log.push("chains");
-    const stdout = argv.includes("-S") ? "-A SI-POST -j MASQUERADE" : "";
+    const stdout = argv.includes("-S") ? "-A SI-POST -o sh+ -j SI-HAIRPIN" : "";
     return { code: 0, stdout, stderr: "" };
   };
   return { state, log, saved, backend: ipvsBackend(run, () => ipvs) };
@@ -186,10 +234,38 @@ describe("IPVS back-end", () => {
     if (!service) throw new Error("no service with a task");
     service.targets.clear();
     saved.timeouts = { tcpS: 900, finS: 120, udpS: 300 };
-    state.set(0x4bad_0000, { mark: 0x4bad_0000, scheduler: "rr", targets: new Map() });
+    state.set(0x4bad_0000, { mark: 0x4bad_0000, ...SCHEDULING, targets: new Map() });
     const mended = await backend.mend();
     expect(mended.ipvs).toBeGreaterThanOrEqual(3);
     expect(sorted(state)).toEqual(sorted(renderIpvs(plan)));
+  });
+
+  test("a kernel without the hash scheduler remembers clients, and says so", async () => {
+    const { state, saved, backend } = fakeHost();
+    saved.refusedScheduler = "mh";
+    const plan = randomPlan(2, 0);
+    await backend.probe(plan);
+    expect(backend.notes().join()).toContain("ip_vs_mh");
+    const ports = plan.ports.map((port) => ({ ...port, hasAffinity: true }));
+    await backend.apply({ ...plan, ports });
+    const [port] = ports;
+    if (!port) throw new Error("no port");
+    expect(state.get(ipvsPortMark(port))).toMatchObject({
+      scheduler: "wlc",
+      flags: 1,
+      timeoutS: 10_800,
+    });
+    expect(await backend.mend()).toMatchObject({ ipvs: 0 });
+  });
+
+  test("connections are those of the marks", async () => {
+    const { saved, backend } = fakeHost();
+    const plan = randomPlan(2, 0);
+    await backend.apply(plan);
+    saved.connections = 7;
+    const counts = await backend.readConnections();
+    expect(counts).toHaveLength(plan.virtualIps.length + plan.ports.length);
+    expect(counts.every(({ connections }) => connections === 7)).toBeTrue();
   });
 
   test("ports are scheduled anew only where that costs no delay", () => {

@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { NodeEncryption } from "../../../core/objects/node.ts";
 import { startMesh, type Mesh } from "../../../net/mesh/mesh.ts";
 import { bridgeName } from "../../../net/mesh/names.ts";
 import type { MeshOutput } from "../../../net/mesh/protocol.ts";
@@ -62,6 +63,8 @@ export type Lab = {
   /** First line that a TCP server answers, or what went wrong. */
   tcp(from: string, address: string, port: number): Promise<string>;
   udp(from: string, address: string, port: number): Promise<string>;
+  /** As `tcp`, from each of these addresses of its. */
+  tcpFrom(from: string, sources: string[], address: string, port: number): Promise<string[]>;
   /** A connection that stays open: each `echo` says whether a line came back; the last one ends it. */
   stream(from: string, address: string, port: number, echoes: number): { echo(): Promise<string> };
   /** Names of those that answered, with how often, such as `web1:2 web2:2`. */
@@ -80,6 +83,9 @@ export type LabUpOptions = {
   backend: BackendName;
   /** Which `iptables` the hosts have. @default the machine's own choice */
   variant?: "legacy" | "nft";
+  /** How long a probe waits for its answer. */
+  patienceS?: number;
+  onEncryption?(node: number, encryption: NodeEncryption): void;
 };
 
 export async function labUp(options: LabUpOptions): Promise<Lab> {
@@ -98,7 +104,9 @@ export async function labUp(options: LabUpOptions): Promise<Lab> {
     ...(options.variant === undefined ? [] : ["env", `PATH=${binDir}:${process.env["PATH"]}`]),
   ];
   mkdirSync(binDir);
-  for (const tool of ["iptables", "iptables-restore", "iptables-save"]) {
+  const iptables = ["iptables", "iptables-restore", "iptables-save"];
+  const ip6tables = iptables.map((tool) => tool.replace("ip", "ip6"));
+  for (const tool of [...iptables, ...ip6tables]) {
     const target = Bun.which(`xtables-${options.variant ?? "nft"}-multi`);
     if (target) symlinkSync(target, join(binDir, tool));
   }
@@ -259,7 +267,7 @@ export async function labUp(options: LabUpOptions): Promise<Lab> {
     const script = `exec 3<>/dev/${kind}/${address}/${port} && { ${send} head -n1 <&3; }`;
     const result = await inside(from, [
       "timeout",
-      options.backend === "ipvs" ? "4" : "1.5",
+      String(options.patienceS ?? (options.backend === "ipvs" ? 8 : 1.5)),
       "bash",
       "-c",
       script,
@@ -277,6 +285,10 @@ export async function labUp(options: LabUpOptions): Promise<Lab> {
     inside,
     tcp: (from, address, port) => probe("tcp", from, address, port),
     udp: (from, address, port) => probe("udp", from, address, port),
+    tcpFrom: async (from, sources, address, port) => {
+      const argv = [process.execPath, TOOL, "ask", address, String(port), ...sources];
+      return (await inside(from, argv)).stdout.trim().split("\n");
+    },
     stream: (from, address, port, echoes) => {
       streamCount += 1;
       const name = join(dir, `stream${streamCount}`);
@@ -320,7 +332,7 @@ export async function labUp(options: LabUpOptions): Promise<Lab> {
         commandPrefix: prefixOf(`h${node}`),
         namespacePath: pathOf(`h${node}`),
         balance: "increment",
-        hasDns: false,
+        onEncryption: (encryption) => options.onEncryption?.(node, encryption),
         // Tests ask for checks themselves.
         checkPeriodMs: 600_000,
       });
@@ -347,7 +359,7 @@ export async function labUp(options: LabUpOptions): Promise<Lab> {
         if (value) lines.push(...Buffer.from(value).toString().trim().split("\n"));
         return done;
       };
-      await next();
+      while (!lines.some((line) => line.includes('"ready"')) && !(await next()));
       return {
         lines,
         end: async () => {

@@ -30,6 +30,11 @@ function fakeNft() {
   const state = {
     transactions: [] as string[],
     failures: 0,
+    /** Text that the kernel does not take. */
+    refused: undefined as string | undefined,
+    /** The table that agents before this one made for both families. */
+    hasOld: false,
+    hasIpv6: false,
     listed: "a",
     isGone: false,
     generation: 1,
@@ -42,6 +47,9 @@ function fakeNft() {
         state.failures -= 1;
         return { ...OK, code: 1, stderr: "Error: busy" };
       }
+      if (state.refused !== undefined && stdin?.includes(state.refused)) {
+        return { ...OK, code: 1, stderr: "Error: no such family" };
+      }
       state.transactions.push(stdin ?? "");
       state.generation += 1;
       state.isGone = false;
@@ -49,16 +57,20 @@ function fakeNft() {
     }
     state.reads += 1;
     if (line === "nft -c -f -") {
-      return state.isGone
+      const isOld = stdin === "create table inet shoal\n" && state.hasOld;
+      const isSix = stdin === "create table ip6 shoal\n" && state.hasIpv6;
+      return (state.isGone || stdin !== "create table ip shoal\n") && !isOld && !isSix
         ? OK
         : { ...OK, code: 1, stderr: "Error: Could not process rule: File exists" };
     }
     if (state.isGone) return { ...OK, code: 1 };
+    // A listing that costs time is not done again soon.
+    await Bun.sleep(5);
     return { ...OK, stdout: line.includes("list table") ? state.listed : "" };
   };
   return { state, backend: nftablesBackend(run, () => state.generation) };
 }
-const isWhole = (text: string | undefined) => text?.startsWith("table inet shoal\ndelete table");
+const isWhole = (text: string | undefined) => text?.startsWith("table ip shoal\ndelete table");
 
 describe("nftables back-end", () => {
   test("the first apply replaces the table, later ones change it, none does nothing", async () => {
@@ -68,7 +80,7 @@ describe("nftables back-end", () => {
     await backend.apply(drained());
     expect(state.transactions).toHaveLength(2);
     expect(isWhole(state.transactions[0])).toBeTrue();
-    expect(state.transactions[1]).toStartWith("delete element inet shoal slots ");
+    expect(state.transactions[1]).toStartWith("delete element ip shoal slots ");
   });
 
   test("a change that the kernel refuses becomes a replacement", async () => {
@@ -118,6 +130,66 @@ describe("nftables back-end", () => {
     expect(state.reads).toBe(1);
   });
 
+  test("the table of an agent before this one goes in the transaction that makes ours", async () => {
+    const { state, backend } = fakeNft();
+    state.hasOld = true;
+    await backend.apply(filterOf());
+    expect(state.transactions).toHaveLength(1);
+    expect(state.transactions[0]).toStartWith("delete table inet shoal\ntable ip shoal\n");
+    state.hasOld = false;
+    await backend.apply(drained());
+    expect(state.transactions[1]).not.toContain("inet");
+  });
+
+  test("IPv6 comes in the same transaction, and goes with its last network", async () => {
+    const { state, backend } = fakeNft();
+    const plan6 = { ...filterOf(), family: "ipv6" as const };
+    await backend.apply(filterOf(), plan6);
+    expect(state.transactions).toHaveLength(1);
+    expect(state.transactions[0]).toContain("table ip6 shoal {");
+    expect(isWhole(state.transactions[0])).toBeTrue();
+    await backend.apply(drained(), { ...drained(), family: "ipv6" });
+    expect(state.transactions).toHaveLength(2);
+    expect(state.transactions[1]).toContain("delete element ip shoal slots ");
+    expect(state.transactions[1]).toContain("delete element ip6 shoal slots ");
+    await backend.apply(drained());
+    expect(state.transactions[2]).toBe("table ip6 shoal\ndelete table ip6 shoal\n");
+    state.reads = 0;
+    await backend.apply(filterOf());
+    expect(state.transactions[3]).not.toContain("ip6");
+    expect(state.reads).toBe(0);
+  });
+
+  test("a kernel that refuses IPv6 has IPv4, in elements as before, and is asked again", async () => {
+    const { state, backend } = fakeNft();
+    const plan6 = { ...filterOf(), family: "ipv6" as const };
+    await backend.apply(filterOf());
+    state.refused = "table ip6";
+    await backend.apply(drained(), plan6);
+    expect(backend.problem()).toContain(
+      "IPv6 does not work on this node, IPv4 does: Cannot program",
+    );
+    expect(state.transactions.at(-1)).toStartWith("delete element ip shoal slots ");
+    await backend.apply(filterOf(), plan6);
+    expect(state.transactions.at(-1)).toStartWith("delete element ip shoal slots ");
+    const count = state.transactions.length;
+    await backend.mend();
+    expect(state.transactions).toHaveLength(count);
+    state.refused = undefined;
+    await backend.mend();
+    expect(state.transactions.at(-1)).toContain("table ip6 shoal {");
+    // What a refused change leaves goes as well.
+    state.hasIpv6 = true;
+    state.refused = "ip6";
+    await backend.apply(drained(), { ...drained(), family: "ipv6" });
+    state.refused = undefined;
+    await backend.apply(drained());
+    expect(state.transactions.at(-1)).toBe("table ip6 shoal\ndelete table ip6 shoal\n");
+    await backend.apply(drained(), plan6);
+    expect(state.transactions.at(-1)).toContain("table ip6 shoal {");
+    expect(backend.problem()).toBeUndefined();
+  });
+
   test("the change between any two plans, on the first one's table, gives the second one's", () => {
     for (let seed = 0; seed < 100; seed += 1) {
       const before = randomPlan(seed, 0);
@@ -148,9 +220,9 @@ function modelOf(plan: FilterPlan): Model {
 /** What nft does with the text; throws where it would refuse. */
 function applyNft(model: Model, text: string): void {
   for (const line of text.trim().split("\n")) {
-    const chain = /^(add|flush|delete) chain inet shoal (\S+)$/.exec(line);
-    const rule = /^add rule inet shoal (\S+) (.*)$/.exec(line);
-    const element = /^(add|delete) element inet shoal (\S+) \{ (.*) \}$/.exec(line);
+    const chain = /^(add|flush|delete) chain ip shoal (\S+)$/.exec(line);
+    const rule = /^add rule ip shoal (\S+) (.*)$/.exec(line);
+    const element = /^(add|delete) element ip shoal (\S+) \{ (.*) \}$/.exec(line);
     if (chain?.[1] === "delete") {
       const verdict = `goto ${chain[2]}`;
       const isUsed = [...model.sets.values()].some((set) =>

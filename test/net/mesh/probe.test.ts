@@ -93,6 +93,25 @@ describe("chooseBackend", () => {
     ).toBe("iptables");
   });
 
+  test("what a kernel lacks is done in another way, and said", async () => {
+    const noCounters: RunCommand = async (argv, stdin) => {
+      if (argv[1] === "--version") return { ...OK, stdout: "nftables v0.9.4 (x)" };
+      return stdin?.includes("; counter;") ? { ...OK, code: 1, stderr: "Error: syntax" } : OK;
+    };
+    const nft = await choose("nftables", noCounters);
+    expect(nft.notes()[0]).toContain("connections per service are not counted");
+    expect(await nft.readConnections()).toEqual([]);
+    const texts: string[] = [];
+    const noCluster: RunCommand = async (_argv, stdin) => {
+      texts.push(stdin ?? "");
+      return stdin?.includes("-m cluster") ? { ...OK, code: 2, stderr: "no cluster" } : OK;
+    };
+    const iptables = await choose("iptables", noCluster);
+    expect(iptables.notes()[0]).toContain("xt_cluster");
+    // The last three bits of the client's address, four values for each of two targets.
+    expect(texts.join("")).toContain(" -s 0.0.0.6/0.0.0.7 -j DNAT ");
+  });
+
   test("a kernel without conntrack zones still carries iptables", async () => {
     const texts: string[] = [];
     const run: RunCommand = async (argv, stdin) => {

@@ -1,4 +1,5 @@
 /** Filter plans out of a seed: the lab's cluster with random services, tasks and networks in it. */
+import { PUBLISH_POLICIES } from "../../../core/objects/balancing.ts";
 import { type FilterPlan, planMesh, type PlanOptions } from "../../../net/mesh/plan.ts";
 import type { MeshTable } from "../../../net/mesh/table.ts";
 import { LAB_TASKS, labEndpoint, type LabTask, labTable, networkId, NODE_ID } from "./lab-state.ts";
@@ -22,6 +23,8 @@ export function randomTable(
   const table = labTable(1);
   const stable = seededRandom(shape);
   const random = seededRandom(shape * 1_000 + change);
+  /** Of what services ask for beside; the rest is as without. */
+  const taste = seededRandom(shape * 1_000 + change + 500);
   const serviceCount = Math.floor(stable() * 60);
   for (let service = 0; service < serviceCount; service += 1) {
     const second = 101 + Math.floor(stable() * 3);
@@ -45,10 +48,15 @@ export function randomTable(
               protocol: random() < 0.8 ? "tcp" : "udp",
               publishedPort: 20_000 + service * 97,
               targetPort: random() < 0.9 ? 80 : 81,
+              publish: PUBLISH_POLICIES[Math.floor(taste() * 5)] ?? "preserve",
             },
           ]
         : [],
       aliases: [],
+      balancing: {
+        ...(taste() < 0.3 ? { hasAffinity: true } : {}),
+        ...(taste() < 0.3 ? { isLocalFirst: true } : {}),
+      },
     });
     const taskCount = Math.floor(random() * 4);
     for (let place = 0; place < taskCount; place += 1) {

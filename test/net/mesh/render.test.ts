@@ -4,7 +4,8 @@ import { join } from "node:path";
 import { diffRouting } from "../../../net/mesh/diff.ts";
 import { type MeshPlan, planMesh } from "../../../net/mesh/plan.ts";
 import { nftChangeText, nftTableText, renderNftTable } from "../../../net/mesh/render.ts";
-import type { MeshTable } from "../../../net/mesh/table.ts";
+import { applyAssignments, emptyTable, type MeshTable } from "../../../net/mesh/table.ts";
+import { labItems6 } from "./ipv6-lab.ts";
 import { LAB_TASKS, labEndpoint, labTable, taskId } from "./lab-state.ts";
 
 /** UPDATE_GOLDEN=1 writes the files anew; look at the difference before you commit it. */
@@ -32,6 +33,17 @@ const empty = () => new Map<string, string>();
 describe("rendered text", () => {
   test.each([1, 3])("nft table of node %d is as in the golden file", (node) => {
     expectGolden(`node${node}.nft`, nftTableText(renderNftTable(planOf(labTable(node)).filter)));
+  });
+
+  test("nft table of IPv6 on node 1 is as in the golden file", () => {
+    const table = emptyTable();
+    applyAssignments(table, { isComplete: true, put: labItems6(1), removed: [] });
+    const { filter6 } = planOf(table);
+    if (!filter6) throw new Error("no IPv6");
+    const text = nftTableText(renderNftTable(filter6));
+    expectGolden("node1.nft6", text);
+    // Nothing of the other family, but for the tunnel's peers by their MAC addresses.
+    expect(text).not.toMatch(/\d+\.\d+\.\d+\.\d+|\bip (s|d)addr|ipv4/);
   });
 
   test.each([1, 3])("ip, bridge and sysctl lines of node %d are as in the golden file", (node) => {
