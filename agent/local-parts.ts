@@ -1,16 +1,18 @@
 /**
- * The parts of every node, manager or not: the reconciler and the mesh, a thread each. They run from
+ * The parts of every node, manager or not: the reconciler, the mesh and DNS, a thread each. They run from
  * their own journals from the first moment, whether or not a manager can be reached.
  *
  * Here they are started and stopped, told what they must have, and spoken with; what they do is in
  * reconciler/ and net/mesh/.
  */
 import { join } from "node:path";
+import { MessageChannel } from "node:worker_threads";
 import { assert } from "../core/assert.ts";
 import type { AssignmentsMessage } from "../core/dispatcher/assignment.ts";
-import type { BackendName } from "../net/mesh/backend.ts";
 import type { NodeEncryption } from "../core/objects/node.ts";
+import type { BackendName } from "../net/mesh/backend.ts";
 import type { MeshAnswer, MeshInput, MeshOutput } from "../net/mesh/protocol.ts";
+import { meshDir, takeDnsThread } from "./dns-thread.ts";
 import type { Logger } from "./logger.ts";
 import type { ReconcilerAnswer, ReconcilerInput, ReconcilerOutput } from "./reconciler/protocol.ts";
 import { spawnWorker } from "./spawn-workers.ts";
@@ -44,12 +46,13 @@ export async function startLocalParts(options: {
   onStatuses(statuses: Extract<ReconcilerOutput, { type: "statuses" }>["statuses"]): void;
   /** What `describe` gives is not what it was. */
   onDescriptionChanged(): void;
-  /** A thread ended unasked: the process must end. */
-  fatal(message: string, details: Record<string, unknown>): never;
   /** What the mesh says of encrypted networks has changed. */
   onEncryption(encryption: NodeEncryption): void;
+  /** A thread ended unasked: the process must end. */
+  fatal(message: string, details: Record<string, unknown>): never;
 }): Promise<LocalParts> {
   const { log } = options;
+  const dns = takeDnsThread(options.dataDir);
   const reconciler = workerClient<ReconcilerInput, ReconcilerAnswer, ReconcilerOutput>(
     spawnWorker("reconciler"),
     "reconciler",
@@ -58,6 +61,7 @@ export async function startLocalParts(options: {
   for (const [name, client] of [
     ["reconciler", reconciler],
     ["mesh", mesh],
+    ["dns", dns.client],
   ] as const) {
     client.onExit((exit) => {
       if (exit.wasAsked) return;
@@ -71,6 +75,8 @@ export async function startLocalParts(options: {
     else if (output.type === "container-gone") options.onContainerGone();
     else if (output.type === "networks-present") {
       mesh.notify({ type: "networks-present", networkIds: output.networkIds });
+    } else if (output.type === "network-failed") {
+      log.warn({ network: output.networkId, err: output.message }, "The engine refuses a network");
     } else {
       log.info({ engine: output.description.Engine.EngineVersion }, "The engine changed");
       options.onDescriptionChanged();
@@ -78,26 +84,30 @@ export async function startLocalParts(options: {
   });
   mesh.onOutput((output) => {
     if (output.type === "applied") acks.applied(output.mark);
+    else if (output.type === "encryption") options.onEncryption(output.encryption);
     else if (output.type === "repaired") log.warn({ what: output.what }, "Mesh drift mended");
     else log.error({ err: output.message }, "Mesh could not be programmed");
   });
   const stopBoth = () =>
     Promise.all([reconciler.stop({ type: "stop" }), mesh.stop({ type: "stop" })]);
+  const stopAll = async () => {
+    await stopBoth();
+    await dns.client.stop({ type: "stop" });
+  };
   const { engineSocket, dataDir } = options;
-    else if (output.type === "encryption") options.onEncryption(output.encryption);
   try {
-    const dir = join(dataDir, "mesh");
-    const ready = await mesh.request({
-      type: "init",
-      dir,
-      backend: options.meshBackend,
-      engineSocket,
-    });
+    const line = new MessageChannel();
+    await dns.client.request({ type: "link" }, { port: line.port1 });
+    const ready = await mesh.request(
+      { type: "init", dir: meshDir(dataDir), backend: options.meshBackend, engineSocket },
+      { port: line.port2 },
+    );
+    await dns.ready;
     assert(ready.type === "ready", "init is answered by ready");
     await reconciler.request({ type: "init", engineSocket, dir: join(dataDir, "node") });
     log.info({ backend: ready.backend }, "Mesh ready");
   } catch (error) {
-    await stopBoth();
+    await stopAll();
     throw error;
   }
   return {
@@ -128,7 +138,9 @@ export async function startLocalParts(options: {
         await reconciler.request({ type: "wipe" }, { timeoutMs: WIPE_CONTAINERS_TIMEOUT_MS });
         await mesh.request({ type: "wipe" }, { timeoutMs: WIPE_MESH_TIMEOUT_MS });
       }
-      await stopBoth();
+      // A process that ends answers names to the last.
+      if (wipe) await stopAll();
+      else await stopBoth();
     },
   };
 }

@@ -6,7 +6,7 @@
  */
 import { Worker } from "node:worker_threads";
 
-export type WorkerName = "consensus" | "state" | "reconciler" | "mesh";
+export type WorkerName = "consensus" | "state" | "reconciler" | "mesh" | "dns";
 
 /** A new thread of that kind. Any end of it that was not asked for is a crash, whatever the code. */
 export function spawnWorker(name: WorkerName): Worker {
@@ -19,4 +19,5 @@ const ENTRIES: Record<WorkerName, URL> = {
   state: new URL("./state-worker.ts", import.meta.url),
   reconciler: new URL("./reconciler-worker.ts", import.meta.url),
   mesh: new URL("./mesh-worker.ts", import.meta.url),
+  dns: new URL("./dns-worker.ts", import.meta.url),
 };

@@ -3,6 +3,7 @@
  * tests. With --json one object `{ bench, machine, rows }` is printed; else a table.
  */
 import { cpus, totalmem } from "node:os";
+import { measureDns } from "./bench/dns.ts";
 import { measureFootprint } from "./bench/footprint.ts";
 import { measureOrchestrate } from "./bench/orchestrate.ts";
 import { measureMesh } from "./bench/mesh.ts";
@@ -11,6 +12,7 @@ import { measureRaft } from "./bench/raft.ts";
 export type BenchRow = { name: string; unit: string; ours: number; peer?: number; ratio?: number };
 
 const BENCHES: Record<string, (flags: readonly string[]) => Promise<BenchRow[]>> = {
+  dns: measureDns,
   footprint: measureFootprint,
   orchestrate: measureOrchestrate,
   mesh: measureMesh,

@@ -21,6 +21,7 @@ export const ENTRY_POINTS = [
   "agent/state-worker.ts",
   "agent/reconciler-worker.ts",
   "agent/mesh-worker.ts",
+  "agent/dns-worker.ts",
 ];
 
 const STUBBED =

@@ -8,8 +8,10 @@
  * messages are dropped and counted.
  */
 import { createServer, type Server, type Socket } from "node:net";
-import { answerQuestion, type NameTable } from "./answer.ts";
-import { decodeQuery, encodeAnswer } from "./codec.ts";
+import { isInBlock, parseIpv4 } from "../mesh/ipv4.ts";
+import { answerQuestion, networksOfAsker } from "./answer.ts";
+import { decodeQuery, type DecodedQuery, encodeAnswer } from "./codec.ts";
+import { type NameTable, nameserversOf, type NetworkNames } from "./name-table.ts";
 import { hostResolvers, type Resolver, startUpstream } from "./upstream.ts";
 
 const BIND_RETRY_MS = 1_000;
@@ -21,7 +23,6 @@ const TCP_PENDING_MAX = 16;
 export type DnsCounts = { asked: number; forwarded: number; malformed: number; failed: number };
 
 export type DnsServer = {
-  setNames(names: NameTable): void;
   /** The addresses to serve on; others are closed. */
   setAddresses(addresses: string[]): void;
   /** Addresses with both transports bound, with their ports. */
@@ -33,6 +34,8 @@ export type DnsServer = {
 export type DnsServerOptions = {
   /** 0 lets the kernel choose, in tests. */
   port: number;
+  /** May change at any time. */
+  names: NameTable;
   resolvers?: () => Promise<Resolver[]>;
 };
 
@@ -42,20 +45,21 @@ type Listener = {
   isOpening: boolean;
 };
 
-/** Serves nothing until it is given addresses, and no name of the cluster until it is given names. */
+/** Serves nothing until it is given addresses. */
 export function startDnsServer(options: DnsServerOptions): DnsServer {
   const listeners = new Map<string, Listener>();
   const upstream = startUpstream(options.resolvers ?? hostResolvers());
   const counts: DnsCounts = { asked: 0, forwarded: 0, malformed: 0, failed: 0 };
-  let names: NameTable = { networks: [], askers: new Map() };
+  const { names } = options;
   let retryTimer: Timer | undefined;
   let isStopped = false;
 
-  const respond = async (
+  /** At once for the cluster's names; a promise for what others are asked. */
+  const respond = (
     bytes: Uint8Array,
     asker: string,
     transport: "udp" | "tcp",
-  ): Promise<Uint8Array | undefined> => {
+  ): Uint8Array | undefined | Promise<Uint8Array> => {
     const query = decodeQuery(bytes);
     if (!query) {
       counts.malformed += 1;
@@ -67,7 +71,17 @@ export function startDnsServer(options: DnsServerOptions): DnsServer {
       return encodeAnswer(query, { ...answer, isAuthority: true }, transport);
     }
     counts.forwarded += 1;
-    const forwarded = await upstream.ask(bytes, transport);
+    return forward(query, bytes, asker, transport);
+  };
+  const forward = async (
+    query: DecodedQuery,
+    bytes: Uint8Array,
+    asker: string,
+    transport: "udp" | "tcp",
+  ): Promise<Uint8Array> => {
+    const allowed = allowedResolvers(names, asker);
+    const forwarded =
+      allowed === "none" ? undefined : await upstream.ask(bytes, transport, allowed);
     if (forwarded) return forwarded;
     counts.failed += 1;
     return encodeAnswer(query, { code: "SERVFAIL", isAuthority: false, records: [] }, transport);
@@ -79,9 +93,14 @@ export function startDnsServer(options: DnsServerOptions): DnsServer {
       port: options.port,
       socket: {
         data: (socket, bytes, port, asker) => {
-          respond(bytes, asker, "udp").then(
-            (answer) => {
-              if (answer && !socket.closed) socket.send(answer, port, asker);
+          const answer = respond(bytes, asker, "udp");
+          if (!(answer instanceof Promise)) {
+            if (answer) socket.send(answer, port, asker);
+            return;
+          }
+          answer.then(
+            (late) => {
+              if (!socket.closed) socket.send(late, port, asker);
             },
             () => {
               counts.failed += 1;
@@ -135,9 +154,6 @@ export function startDnsServer(options: DnsServerOptions): DnsServer {
   };
 
   return {
-    setNames: (next) => {
-      names = next;
-    },
     setAddresses: (addresses) => {
       const wanted = new Set(addresses);
       for (const [address, listener] of listeners) {
@@ -172,10 +188,40 @@ export function startDnsServer(options: DnsServerOptions): DnsServer {
   };
 }
 
+/**
+ * Whom a question of this asker may be sent on to: the servers that its user chose; `none` on internal
+ * networks, whose containers would else reach the world through our questions; undefined: the host's.
+ * The chosen ones are asked from the host: on the container's own loopback nobody is reached.
+ */
+function allowedResolvers(names: NameTable, asker: string): Resolver[] | "none" | undefined {
+  const networks = networksOfAsker(names, asker);
+  const isInternal = networks.length > 0 && networks.every((network) => network.isInternal);
+  const chosen = nameserversOf(names, asker);
+  if (!chosen) return isInternal ? "none" : undefined;
+  const allowed = chosen.filter(
+    (address) =>
+      !isLoopback(address) && (!isInternal || networks.some((network) => isOn(network, address))),
+  );
+  return allowed.length === 0 ? "none" : allowed.map((address) => ({ address, port: 53 }));
+}
+
+function isLoopback(address: string): boolean {
+  return address.startsWith("127.") || address === "::1";
+}
+
+function isOn({ block }: NetworkNames, address: string): boolean {
+  const value = parseIpv4(address);
+  return block !== undefined && value !== undefined && isInBlock(block, value);
+}
+
 /** Length-prefixed questions, answered in any order. Source: RFC 7766 §6. */
 function serveConnection(
   socket: Socket,
-  respond: (bytes: Uint8Array, asker: string, transport: "tcp") => Promise<Uint8Array | undefined>,
+  respond: (
+    bytes: Uint8Array,
+    asker: string,
+    transport: "tcp",
+  ) => Uint8Array | undefined | Promise<Uint8Array>,
 ): void {
   const asker = (socket.remoteAddress ?? "").replace(/^::ffff:/, "");
   let received = Buffer.alloc(0);

@@ -12,12 +12,21 @@ import { connect } from "node:net";
 const IN_FLIGHT_MAX = 1_024;
 const TRY_TIMEOUT_MS = 2_000;
 const RESOLVERS_MAX = 3;
+/** Users may choose others for each service; the one that was opened first goes. */
+const SOCKETS_MAX = 64;
 const RESOLV_CONF_AGE_MS = 1_000;
 const TCP_MESSAGE_BYTES_MAX = 65_535;
 
 export type Upstream = {
-  /** The answer's bytes with the query's own id; undefined when no resolver answered. */
-  ask(query: Uint8Array, transport: "udp" | "tcp"): Promise<Uint8Array | undefined>;
+  /**
+   * The answer's bytes with the query's own id; undefined when no resolver answered. `chosen`: asked
+   * in place of the host's.
+   */
+  ask(
+    query: Uint8Array,
+    transport: "udp" | "tcp",
+    chosen?: Resolver[],
+  ): Promise<Uint8Array | undefined>;
   stop(): void;
 };
 
@@ -77,6 +86,13 @@ export function startUpstream(resolvers: () => Promise<Resolver[]>): Upstream {
     const key = `${resolver.address} ${resolver.port}`;
     const known = sockets.get(key);
     if (known) return known;
+    const [oldest] = sockets;
+    if (oldest && sockets.size >= SOCKETS_MAX) {
+      const [oldKey, { socket, waiting }] = oldest;
+      sockets.delete(oldKey);
+      for (const waiter of waiting.values()) waiter.resolve(undefined);
+      void socket.then((open) => open.close()).catch(() => undefined);
+    }
     const waiting = new Map<number, Waiter>();
     const drop = () => {
       sockets.delete(key);
@@ -138,11 +154,11 @@ export function startUpstream(resolvers: () => Promise<Resolver[]>): Upstream {
   };
 
   return {
-    ask: async (query, transport) => {
+    ask: async (query, transport, chosen) => {
       if (isStopped || inFlight >= IN_FLIGHT_MAX) return undefined;
       inFlight += 1;
       try {
-        for (const resolver of await resolvers()) {
+        for (const resolver of chosen?.slice(0, RESOLVERS_MAX) ?? (await resolvers())) {
           const answer =
             transport === "udp" ? await askUdp(resolver, query) : await askTcp(resolver, query);
           if (!answer) continue;

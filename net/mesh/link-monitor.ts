@@ -2,12 +2,12 @@
  * The kernel's link events as they happen: one long-lived `ip -o monitor link`. It is only a hint
  * that something is to be looked at; the periodic check does not depend on it.
  */
-import { isBridgeName, MESH_DEVICE } from "./names.ts";
+import { isBridgeName, isMeshDevice } from "./names.ts";
 
 export type LinkEvent =
   /** A port of one of our bridges appeared or changed. */
   | { type: "port" }
-  /** One of our bridges, or the mesh device, appeared, changed or went. */
+  /** One of our bridges, or a mesh device, appeared, changed or went. */
   | { type: "device"; name: string };
 
 export type LinkMonitor = { stop(): void };
@@ -21,7 +21,7 @@ export function parseLinkEvent(line: string): LinkEvent | undefined {
   const master = / master (\S+)/.exec(line)?.[1];
   if (master !== undefined && isBridgeName(master)) return { type: "port" };
   const name = /^(?:\[[^\]]*\])?(?:Deleted )?\d+: ([^:@\s]+)/.exec(line)?.[1];
-  if (name !== undefined && (isBridgeName(name) || name === MESH_DEVICE)) {
+  if (name !== undefined && (isBridgeName(name) || isMeshDevice(name))) {
     return { type: "device", name };
   }
   return undefined;

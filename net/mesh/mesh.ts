@@ -9,18 +9,32 @@
  * Not here: what the kernel should hold (`plan.ts`), how it is told (`routing.ts`, the back-end).
  */
 import type { AssignmentItem } from "../../core/dispatcher/assignment.ts";
-import { nameTable } from "../dns/answer.ts";
-import { type DnsServer, startDnsServer } from "../dns/server.ts";
-import { BACKEND_NAMES, type BackendName, commandRunner, type MeshBackend } from "./backend.ts";
-import { type Counts, wantedRouting } from "./diff.ts";
+import type { NodeEncryption } from "../../core/objects/node.ts";
+import type { NameService } from "../dns/link.ts";
+import { changeTable } from "../dns/name-change.ts";
+import type { NameChange, NameItem } from "../dns/name-table.ts";
+import { startAnnouncer } from "./announce.ts";
+import {
+  BACKEND_NAMES,
+  type BackendName,
+  commandRunner,
+  type ConnectionCount,
+  type MeshBackend,
+} from "./backend.ts";
+import { connectionTotals } from "./connections.ts";
+import { addCounts, changedRouting, type Counts } from "./diff.ts";
+import { strayFlowSources } from "./flows.ts";
+import { isInBlock, parseIpv4, parseIpv4Block } from "./ipv4.ts";
 import { startLinkMonitor } from "./link-monitor.ts";
-import { bridgeName, MESH_DEVICE } from "./names.ts";
+import { startEncryption } from "./encryption.ts";
+import { encryptionInputRules } from "./firewall.ts";
+import { bridgeName, isMeshDevice, MESH_DEVICE } from "./names.ts";
 import type { Interface } from "./observe.ts";
 import { createPlanMemory, type MeshPlan, planMesh } from "./plan.ts";
 import { chooseBackend, makeBackend, probeHost } from "./probe.ts";
 import type { MeshOutput } from "./protocol.ts";
 import { kernelRouting } from "./routing.ts";
-import { applyAssignments, emptyTable, loadTable, removeTable, saveTable } from "./table.ts";
+import { loadTable, removeTable, saveTable } from "./table.ts";
 
 /** A change waits this long for others; it never waits longer than the second figure. */
 const DEBOUNCE_MS = 40;
@@ -47,12 +61,21 @@ export type MeshOptions = {
   /** The same namespace, for what is done without a command. */
   namespacePath?: string;
   balance?: "random" | "increment";
-  /** False where DNS is served by somebody else, as in tests of several nodes in one process. */
-  hasDns?: boolean;
+  /** Told of names and where to serve them. Absent: nobody answers names. */
+  dns?: NameService;
+  /** Told at the start and at each change: what the managers are to know of this node. */
+  onEncryption?(encryption: NodeEncryption): void;
   checkPeriodMs?: number;
 };
 
-export type MeshStatus = { backend: string; repairs: Record<string, number>; lastError?: string };
+export type MeshStatus = {
+  backend: string;
+  repairs: Record<string, number>;
+  lastError?: string;
+  /** What is done in another way than it could be, since this kernel lacks something. */
+  notes?: string[];
+};
+export type NamedConnectionCount = ConnectionCount & { serviceName: string };
 
 export type Mesh = {
   /** With a mark: `applied` is notified once the kernel and DNS are as the table says after it. */
@@ -64,6 +87,11 @@ export type Mesh = {
   }): void;
   networksPresent(networkIds: string[]): void;
   status(): MeshStatus;
+  /**
+   * Connections that this node has balanced since the start, read from the kernel at most once a second.
+   * @throws {ClusterError} unavailable when the kernel cannot be read.
+   */
+  connections(): Promise<NamedConnectionCount[]>;
   /** Resolves when no change waits and no round runs. */
   settled(): Promise<void>;
   /** Compares the kernel with the plan now. */
@@ -92,17 +120,19 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
     return known;
   };
   let backend = await chooseBackend(options.backend ?? "auto", make, features);
+  const totals = connectionTotals(() => backend.readConnections());
   const routing = kernelRouting(run);
   const table = await loadTable(options.dir);
-  const dns: DnsServer | undefined =
-    (options.hasDns ?? true) ? startDnsServer({ port: 53 }) : undefined;
+  const { dns } = options;
+  const encryption = await startEncryption(run, table, () => backend.name);
 
   const memory = createPlanMemory();
   let reportedIds: string[] = [];
   let applied: MeshPlan | undefined;
-  let knownLegs: string[] = [];
+  let knownLegs = new Set<string>();
   let settledDevices = "";
   let isFirewallDone = false;
+  let hadIpv6 = false;
   /** What another back-end left, in an earlier run or before a switch, is still to be removed. */
   let hasOthers = true;
   let lastError: string | undefined;
@@ -153,18 +183,26 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
 
   // --- the file
   let saveTimer: Timer | undefined;
-  const save = async () => {
+  let saving = Promise.resolve();
+  /** One at a time: they write the same draft. */
+  const save = () => {
     clearTimeout(saveTimer);
     saveTimer = undefined;
-    try {
-      await saveTable(options.dir, table);
-    } catch (error) {
-      fail(error);
-    }
+    saving = saving.then(async () => {
+      try {
+        // The DNS thread begins with the same file, and is told only of what changes from there.
+        await dns?.settled();
+        await saveTable(options.dir, table);
+      } catch (error) {
+        fail(error);
+      }
+    });
+    return saving;
   };
   const saveSoon = () => {
     saveTimer ??= setTimeout(() => {
-      void save();
+      // While one is being written the next one waits, and covers what comes meanwhile.
+      void saving.then(() => (saveTimer === undefined ? undefined : save()));
     }, SAVE_DELAY_MS);
   };
 
@@ -180,15 +218,42 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
     }
     isForgetting = false;
   };
-  const noteLegs = (plan: MeshPlan) => {
+  /** Once, by the first set of the managers: the table on disk may be older than the kernel's state. */
+  let sweep: "waits" | "due" | "done" = "waits";
+  const sweepFlows = async (plan: MeshPlan) => {
+    sweep = "done";
+    const stray = strayFlowSources(plan, await routing.flowSources());
+    for (const address of stray.slice(0, FORGET_MAX)) toForget.add(address);
+    void forgetSoon();
+  };
+  const announcer = startAnnouncer(options.namespacePath);
+  /** Addresses that are now on another node: containers here may have known them as neighbours. */
+  const announceMoves = (plan: MeshPlan, interfaces: Interface[]) => {
+    const nodeId = table.settings?.nodeId;
+    const bridges = plan.filter.networks.flatMap(({ bridge, subnet }) => {
+      const device = interfaces.find(({ name }) => name === bridge);
+      const block = parseIpv4Block(subnet);
+      return device && block ? [{ block, deviceIndex: device.index, mac: device.mac }] : [];
+    });
+    const moved = plan.legs.flatMap((leg) => {
+      if (knownLegs.has(leg)) return [];
+      const [address = "", node] = leg.split("@");
+      const value = parseIpv4(address);
+      if (node === nodeId || value === undefined) return [];
+      const bridge = bridges.find(({ block }) => isInBlock(block, value));
+      return bridge ? [{ address, deviceIndex: bridge.deviceIndex, mac: bridge.mac }] : [];
+    });
+    announcer.announce(moved);
+  };
+  const noteLegs = (plan: MeshPlan, interfaces: Interface[]) => {
+    announceMoves(plan, interfaces);
     const now = new Set(plan.legs);
     for (const leg of knownLegs) {
+      if (now.has(leg)) continue;
       const address = leg.split("@")[0];
-      if (!now.has(leg) && address !== undefined && toForget.size < FORGET_MAX) {
-        toForget.add(address);
-      }
+      if (address !== undefined && toForget.size < FORGET_MAX) toForget.add(address);
     }
-    knownLegs = plan.legs;
+    knownLegs = now;
     void forgetSoon();
   };
 
@@ -207,11 +272,17 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
         device.addresses.some(({ address }) => address === self?.dataPathAddr),
     );
     const planOptions = {
+      canEncrypt: encryption.canEncrypt(),
       underlayMtu: underlay?.mtu ?? UNDERLAY_MTU_DEFAULT,
       balance: options.balance ?? "random",
       hasBrNetfilter: features.hasBrNetfilter,
       hasLocalVirtualIps: backend.hasLocalVirtualIps,
       sysctls: backend.sysctls,
+      hasIpv6: features.hasIpv6 ?? true,
+      devices: names,
+      advertisedDevices: interfaces
+        .filter(({ addresses6 }) => addresses6?.some(({ isAdvertised }) => isAdvertised))
+        .map(({ name }) => name),
     };
     return planMesh(table, present, planOptions, memory);
   };
@@ -227,21 +298,38 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   /** Bridges that exist: what depends on them is done again when one is made anew. */
   const deviceKey = (plan: MeshPlan, interfaces: Interface[]) => {
     const wanted = new Set(plan.sysctls.map((sysctl) => sysctl.device));
-    return interfaces
+    const there = interfaces
       .filter((device) => wanted.has(device.name))
-      .map((device) => `${device.name}=${device.index}`)
-      .sort()
-      .join(" ");
+      .map((device) => `${device.name}=${device.index}`);
+    // Settings of IPv6 come with the first network that has it, wherever that is.
+    return [...there, ...(plan.ipv6 ? ["ipv6"] : [])].sort().join(" ");
   };
   const updateDns = (interfaces: Interface[]) => {
     if (!dns) return;
-    dns.setNames(nameTable(table));
     const names = new Set(interfaces.map((device) => device.name));
-    dns.setAddresses(
+    dns.listen(
       [...table.networks.values()].flatMap((network) =>
         network.gateway !== undefined && names.has(bridgeName(network.id)) ? [network.gateway] : [],
       ),
     );
+  };
+
+  /**
+   * Services that names are not told of yet: an address is given out once this node balances it. Tasks
+   * need no such care, since their routes stand before they are ready.
+   */
+  const unbalanced = new Map<string, NameItem>();
+  const tellNames = ({ put, removed }: NameChange) => {
+    if (!dns) return;
+    for (const key of removed) unbalanced.delete(key);
+    for (const item of put) if (item.kind === "service") unbalanced.set(item.key, item);
+    dns.change({ put: put.filter((item) => item.kind !== "service"), removed });
+  };
+  const tellBalanced = (items: NameItem[]) => {
+    // One that has changed or gone meanwhile waits for the round after its change.
+    const put = items.filter((item) => unbalanced.get(item.key) === item);
+    for (const item of put) unbalanced.delete(item.key);
+    if (put.length > 0) dns?.change({ put, removed: [] });
   };
 
   /** The newest mark in the table, and the newest that was told to be applied. */
@@ -249,44 +337,95 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   const tellApplied = (mark: number) => {
     if (mark <= marks.told) return;
     marks.told = mark;
-    options.notify({ type: "applied", mark });
+    const notify = () => options.notify({ type: "applied", mark });
+    if (dns) void dns.settled().then(notify);
+    else notify();
   };
 
   const applyRound = async () => {
     let interfaces = await routing.interfaces();
     const plan = makePlan(interfaces);
     const mark = marks.taken;
+    const isSweepDue = sweep === "due";
+    const balanced = [...unbalanced.values()];
     try {
       if (!plan) {
         if (table.settings) fail(new Error("The assignments do not hold this node's own entry"));
         return;
       }
-      const found = applied ? wantedRouting(applied) : await routing.observe();
+      const encrypted = await encryption.begin(plan.encryption, interfaces, false);
+      const { plan: wanted, found } =
+        applied && !encrypted.isLinkNew
+          ? changedRouting(applied, plan)
+          : { plan, found: await routing.observe(plan.ipv6 !== undefined) };
+      const hadEncryption = applied?.encryption !== undefined;
       applied = undefined;
-      await routing.apply(plan, found, () => backend.apply(plan.filter));
-      if (!isFirewallDone) {
-        await routing.mendFirewall(plan.filter.dataPathPort, backend.inputRules);
+      await applyRouting(wanted, found, () => backend.apply(plan.filter, plan.filter6));
+      const hasIpv6 = plan.ipv6 !== undefined;
+      const isEncryptionNew = plan.encryption !== undefined && !hadEncryption;
+      if (!isFirewallDone || hasIpv6 !== hadIpv6 || isEncryptionNew) {
+        await mendFirewall(plan);
         isFirewallDone = true;
+        hadIpv6 = hasIpv6;
       }
       if (hasOthers) await wipeOthers();
-      if (found.link === undefined) interfaces = await routing.interfaces();
+      if (found.link === undefined || encrypted.isLinkNew) interfaces = await routing.interfaces();
       const devices = deviceKey(plan, interfaces);
       if (devices !== settledDevices) {
         await routing.mendSysctls(plan, interfaces);
         await routing.mendPorts();
         settledDevices = devices;
       }
+      await encryption.end(plan.encryption);
       applied = plan;
-      lastError = plan.conflicts.length > 0 ? `Left out: ${plan.conflicts.join("; ")}` : undefined;
+      noteLacks(plan);
+      if (isSweepDue) await sweepFlows(plan);
     } finally {
-      if (plan) noteLegs(plan);
+      if (plan) noteLegs(plan, interfaces);
+      tellBalanced(balanced);
+      tellEncryption();
       updateDns(interfaces);
     }
     if (applied) tellApplied(mark);
   };
 
+  /** A round that went through may still have left something out. */
+  const noteLacks = ({ conflicts }: MeshPlan) => {
+    const problem = backend.problem();
+    if (problem !== undefined) fail(new Error(problem));
+    else lastError = conflicts.length > 0 ? `Left out: ${conflicts.join("; ")}` : undefined;
+  };
+  const applyRouting: typeof routing.apply = async (...round) => {
+    try {
+      return await routing.apply(...round);
+    } catch (error) {
+      // Routes over a device that could not be made say less than why it could not.
+      throw encryption.failure() ?? error;
+    }
+  };
+  const mendFirewall = ({ filter, ipv6 }: MeshPlan) =>
+    routing.mendFirewall(
+      filter.dataPathPort,
+      backend.inputRules,
+      ipv6 !== undefined,
+      encryptionInputRules(filter.encryptedPort),
+    );
+  let toldEncryption = "";
+  const tellEncryption = () => {
+    const told = encryption.told();
+    const text = JSON.stringify(told);
+    if (text !== toldEncryption) options.onEncryption?.(told);
+    toldEncryption = text;
+    // Something waits for its time, or for other nodes to have heard.
+    const waitMs = encryption.againInMs();
+    clearTimeout(encryptionTimer);
+    if (waitMs !== undefined && !isStopped) encryptionTimer = setTimeout(schedule, waitMs);
+  };
+  let encryptionTimer: Timer | undefined;
+
   const checkRound = async () => {
     if (isStopped) return;
+    await encryption.probeAgain();
     const before = await routing.interfaces();
     const plan = makePlan(before);
     if (!plan) return;
@@ -296,22 +435,27 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       return;
     }
     const counts: Counts = {};
-    const found = await routing.observe();
+    const hasIpv6 = plan.ipv6 !== undefined;
+    const encrypted = await encryption.begin(plan.encryption, before, true);
+    const found = await routing.observe(hasIpv6);
     // Until all of it has been done: a failure half way makes the next round start from the kernel.
     applied = undefined;
-    const mended = await routing.apply(plan, found, async () => {
+    const mended = await applyRouting(plan, found, async () => {
       Object.assign(counts, await backend.mend());
     });
     Object.assign(counts, mended);
-    counts.iptables = await routing.mendFirewall(plan.filter.dataPathPort, backend.inputRules);
-    const after = mended.link ? await routing.interfaces() : before;
+    addCounts(counts, encrypted.counts);
+    counts.iptables = await mendFirewall(plan);
+    const after = mended.link || encrypted.isLinkNew ? await routing.interfaces() : before;
     counts.sysctl = await routing.mendSysctls(plan, after);
     // A port whose event waits for its turn is new, not drifted.
     const isPortNew = portTimer !== undefined;
     const portCount = await routing.mendPorts();
     counts.hairpin = isPortNew ? 0 : portCount;
     settledDevices = deviceKey(plan, after);
+    await encryption.end(plan.encryption);
     applied = plan;
+    tellEncryption();
     const what: string[] = [];
     for (const [kind, count] of Object.entries(counts)) {
       if (count === 0) continue;
@@ -319,7 +463,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       what.push(`${kind}: ${count}`);
     }
     if (what.length > 0) options.notify({ type: "repaired", what });
-    if (plan.conflicts.length === 0) lastError = undefined;
+    noteLacks(plan);
   };
 
   const checkTimer = setInterval(() => {
@@ -330,7 +474,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   const monitor = startLinkMonitor(prefix, (event) => {
     if (event.type === "device") {
       schedule();
-      if (event.name === MESH_DEVICE) void enqueue("check", checkRound);
+      if (isMeshDevice(event.name)) void enqueue("check", checkRound);
       // The engine puts rules of a new network before ours, a moment after the device.
       recheckTimer ??= setTimeout(() => {
         recheckTimer = undefined;
@@ -345,6 +489,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       });
     }, PORT_DELAY_MS);
   });
+  tellEncryption();
   if (table.settings) schedule();
 
   const isBusy = () => debounceTimer !== undefined || queued.size > 0 || isForgetting;
@@ -355,13 +500,19 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
     saveTimer = undefined;
     clearTimeout(portTimer);
     clearTimeout(recheckTimer);
+    clearTimeout(encryptionTimer);
     clearInterval(checkTimer);
   };
 
   return {
     assignments: (change) => {
       marks.taken = change.mark ?? marks.taken;
-      const hasChanged = applyAssignments(table, change);
+      if (change.isComplete && sweep === "waits") {
+        sweep = "due";
+        schedule();
+      }
+      const { isChanged: hasChanged, names } = changeTable(table, change);
+      tellNames(names);
       if (hasChanged) saveSoon();
       // Nothing to do and nothing under way: so it is already.
       if (!hasChanged && change.mark !== undefined && applied && !isBusy())
@@ -376,7 +527,13 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       backend: backend.name,
       repairs: { ...repairs },
       ...(lastError === undefined ? {} : { lastError }),
+      ...(backend.notes().length === 0 ? {} : { notes: [...backend.notes()] }),
     }),
+    connections: async () =>
+      (await totals.read()).map((count) => ({
+        ...count,
+        serviceName: table.services.get(`service/${count.serviceId}`)?.name ?? count.serviceId,
+      })),
     settled: async () => {
       await tail;
       while (isBusy()) {
@@ -396,6 +553,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
           const next = await chooseBackend(name, make, features);
           if (next.name === backend.name) return;
           backend = next;
+          await encryption.probe();
         } catch (error) {
           refusal = error;
           return;
@@ -412,17 +570,19 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       debounceTimer = undefined;
       return enqueue("wipe", async () => {
         const port = table.settings?.dataPathPort ?? 4_789;
-        Object.assign(table, emptyTable());
+        tellNames(changeTable(table, { isComplete: true, put: [], removed: [] }).names);
         reportedIds = [];
         applied = undefined;
-        knownLegs = [];
+        knownLegs = new Set();
         settledDevices = "";
         isFirewallDone = false;
         updateDns([]);
         clearTimeout(saveTimer);
         saveTimer = undefined;
+        await saving;
         await backend.wipe();
         await wipeOthers();
+        await encryption.wipe();
         await routing.wipe(port);
         await removeTable(options.dir);
       });
@@ -432,9 +592,10 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       const hasUnsaved = saveTimer !== undefined;
       endTimers();
       monitor.stop();
-      dns?.stop();
+      announcer.stop();
       await tail;
       if (hasUnsaved) await save();
+      dns?.close();
     },
   };
 }

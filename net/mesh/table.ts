@@ -6,15 +6,20 @@
  */
 import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { unreachable } from "../../core/assert.ts";
-import type {
-  AssignmentItem,
-  EndpointEntry,
-  NodeSettings,
-  Peer,
-  ServiceEntry,
+import {
+  type AssignmentItem,
+  type EndpointEntry,
+  MESH_KEYS_KEY,
+  type MeshKeys,
+  type NodeSettings,
+  type Peer,
+  type ServiceEntry,
 } from "../../core/dispatcher/assignment.ts";
 import type { Network } from "../../core/objects/network.ts";
+import type { Task } from "../../core/objects/task.ts";
+import type { ResolverEntry } from "../dns/name-table.ts";
 
 /** By assignment key. Kinds that are not the mesh's are not kept. */
 export type MeshTable = {
@@ -23,6 +28,10 @@ export type MeshTable = {
   networks: Map<string, Network>;
   services: Map<string, ServiceEntry>;
   endpoints: Map<string, EndpointEntry>;
+  /** Of this node's tasks whose user chose name servers; nothing else of a task is kept. */
+  resolvers: Map<string, ResolverEntry>;
+  /** Of encrypted networks. Not in the copy on disk: secrets, and of no use without the managers. */
+  keys: MeshKeys | undefined;
 };
 
 export type AssignmentsChange = { isComplete: boolean; put: AssignmentItem[]; removed: string[] };
@@ -35,6 +44,8 @@ export function emptyTable(): MeshTable {
     networks: new Map(),
     services: new Map(),
     endpoints: new Map(),
+    resolvers: new Map(),
+    keys: undefined,
   };
 }
 
@@ -46,8 +57,13 @@ export function applyAssignments(table: MeshTable, change: AssignmentsChange): b
     if (putItem(table, item)) isChanged = true;
   }
   for (const key of change.removed) {
-    for (const map of [table.peers, table.networks, table.services, table.endpoints]) {
+    const { peers, networks, services, endpoints, resolvers } = table;
+    for (const map of [peers, networks, services, endpoints, resolvers]) {
       if (map.delete(key)) isChanged = true;
+    }
+    if (key === MESH_KEYS_KEY) {
+      table.keys = undefined;
+      isChanged = true;
     }
   }
   return isChanged;
@@ -70,7 +86,16 @@ function putItem(table: MeshTable, item: AssignmentItem): boolean {
     case "endpoint":
       table.endpoints.set(item.key, item.body);
       return true;
-    case "task":
+    case "task": {
+      const wanted = resolverOf(item.body);
+      if (!wanted) return table.resolvers.delete(item.key);
+      const isSame = isDeepStrictEqual(table.resolvers.get(item.key), wanted);
+      table.resolvers.set(item.key, wanted);
+      return !isSame;
+    }
+    case "mesh-keys":
+      table.keys = item.body;
+      return true;
     case "secret":
     case "config":
       return false;
@@ -78,7 +103,16 @@ function putItem(table: MeshTable, item: AssignmentItem): boolean {
   return unreachable(item);
 }
 
-/** The table as the items it was made of. */
+function resolverOf(task: Task): ResolverEntry | undefined {
+  const nameservers = task.spec.ContainerSpec.DNSConfig?.Nameservers ?? [];
+  if (nameservers.length === 0) return undefined;
+  const addresses = (task.networks ?? []).flatMap(({ address, address6 }) =>
+    [address, address6].filter((text) => text !== undefined),
+  );
+  return { addresses, nameservers };
+}
+
+/** The table as the items it was made of, but for the resolvers and the keys. */
 export function tableItems(table: MeshTable): AssignmentItem[] {
   const items: AssignmentItem[] = [];
   if (table.settings) {
@@ -106,9 +140,11 @@ export async function loadTable(dir: string): Promise<MeshTable> {
     const saved = JSON.parse(await readFile(join(dir, FILE_NAME), "utf8")) as {
       format: number;
       items: AssignmentItem[];
+      resolvers?: [string, ResolverEntry][];
     };
     if (saved.format === FORMAT) {
       applyAssignments(table, { isComplete: true, put: saved.items, removed: [] });
+      table.resolvers = new Map(saved.resolvers);
     }
   } catch {
     return emptyTable();
@@ -123,7 +159,8 @@ export async function saveTable(dir: string, table: MeshTable): Promise<void> {
   const draft = `${path}.new`;
   const file = await open(draft, "w", 0o600);
   try {
-    await file.writeFile(JSON.stringify({ format: FORMAT, items: tableItems(table) }));
+    const saved = { format: FORMAT, items: tableItems(table), resolvers: [...table.resolvers] };
+    await file.writeFile(JSON.stringify(saved));
     await file.sync();
   } finally {
     await file.close();

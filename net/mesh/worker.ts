@@ -1,6 +1,7 @@
 /** The mesh worker's shell: messages of `protocol.ts` to one `Mesh`. */
 import { assert, unreachable } from "../../core/assert.ts";
 import { serveWorker } from "../../core/worker-server.ts";
+import { linkNameService } from "../dns/link.ts";
 import { type Mesh, startMesh } from "./mesh.ts";
 import type { MeshAnswer, MeshInput, MeshOutput } from "./protocol.ts";
 
@@ -18,7 +19,7 @@ export function startMeshWorker(): void {
     if (mesh) act(mesh);
     return undefined;
   };
-  const server = serveWorker<MeshInput, MeshAnswer, MeshOutput>(async (input) => {
+  const server = serveWorker<MeshInput, MeshAnswer, MeshOutput>(async (input, port) => {
     switch (input.type) {
       case "init": {
         assert(starting === undefined, "The mesh worker is initialised once");
@@ -26,6 +27,8 @@ export function startMeshWorker(): void {
           dir: input.dir,
           backend: input.backend,
           notify: (output) => server.notify(output),
+          onEncryption: (encryption) => server.notify({ type: "encryption", encryption }),
+          ...(port ? { dns: linkNameService(port) } : {}),
         });
         const mesh = await starting;
         return { type: "ready", backend: mesh.status().backend };
@@ -42,6 +45,10 @@ export function startMeshWorker(): void {
       case "status": {
         const mesh = await running();
         return { type: "status", ...mesh.status() };
+      }
+      case "connections": {
+        const mesh = await running();
+        return { type: "connections", counts: await mesh.connections() };
       }
       case "wipe": {
         const mesh = await running();

@@ -4,10 +4,16 @@ import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import dnsPacket from "dns-packet";
-import { nameTable } from "../../../net/dns/answer.ts";
+import { nameTable } from "../../../net/dns/name-table.ts";
 import { type DnsServer, startDnsServer } from "../../../net/dns/server.ts";
-import { hostResolvers, parseResolvers, type Resolver } from "../../../net/dns/upstream.ts";
-import { labEndpoint, labTable } from "../mesh/lab-state.ts";
+import {
+  hostResolvers,
+  parseResolvers,
+  type Resolver,
+  startUpstream,
+} from "../../../net/dns/upstream.ts";
+import type { MeshTable } from "../../../net/mesh/table.ts";
+import { labEndpoint, labTable, networkId } from "../mesh/lab-state.ts";
 
 const HOME = "127.0.0.1";
 const closers: (() => void)[] = [];
@@ -27,9 +33,11 @@ async function until<T>(what: string, probe: () => T | undefined | false): Promi
 
 /** A server for a task that has our own address on network A, with 40 tasks in service web. */
 async function serve(
-  resolvers: Resolver[] = [],
+  resolvers: Resolver[] | (() => Resolver[]) = [],
+  change: (table: MeshTable) => void = () => {},
 ): Promise<{ dns: DnsServer; udp: number; tcp: number }> {
   const table = labTable(1);
+  change(table);
   table.endpoints.set(
     "endpoint/self",
     labEndpoint({ name: "self", service: "cli", node: 1, legs: { netA: HOME } }),
@@ -41,9 +49,12 @@ async function serve(
       labEndpoint({ name, service: "web", node: 2, legs: { netA: `10.101.0.${100 + place}` } }),
     );
   }
-  const dns = startDnsServer({ port: 0, resolvers: async () => resolvers });
+  const dns = startDnsServer({
+    port: 0,
+    names: nameTable(table),
+    resolvers: async () => (typeof resolvers === "function" ? resolvers() : resolvers),
+  });
   closers.push(() => dns.stop());
-  dns.setNames(nameTable(table));
   dns.setAddresses([HOME]);
   const [bound] = await until("bound", () => dns.bound().length > 0 && dns.bound());
   if (!bound) throw new Error("not bound");
@@ -139,7 +150,8 @@ describe("DNS server", () => {
   test("an answer over the asker's size is truncated, EDNS makes room", async () => {
     const { udp } = await serve();
     const small = await askUdp(udp, query("tasks.web"));
-    expect([isTruncated(small), small.answers?.length]).toEqual([true, 0]);
+    // As many as fit: resolvers that cannot ask over TCP have at least these.
+    expect([isTruncated(small), small.answers?.length]).toEqual([true, 30]);
     const large = await askUdp(udp, query("tasks.web", { size: 1232 }));
     expect([isTruncated(large), large.answers?.length]).toEqual([false, 43]);
     expect(large.additionals?.[0]?.type).toBe("OPT");
@@ -223,6 +235,54 @@ describe("DNS server", () => {
       expect(answer.answers).toMatchObject([{ data: "192.0.2.53" }]);
     }
     expect(new Set(ids).size).toBe(2);
+  });
+
+  test("a task's own name servers are asked in place of the host's", async () => {
+    const asked: string[] = [];
+    const { udp } = await serve([], (table) => {
+      table.resolvers.set("task/self", {
+        addresses: [HOME],
+        // Nobody is on the container's own loopback, and the host's is not meant.
+        nameservers: ["127.0.0.53", "::1"],
+      });
+    });
+    expect(code(await askUdp(udp, query("example.com")))).toBe(2);
+    const upstream = startUpstream(() => {
+      asked.push("host");
+      return Promise.resolve([]);
+    });
+    closers.push(() => upstream.stop());
+    const answerer = await Bun.udpSocket({
+      hostname: HOME,
+      socket: {
+        data: (socket, bytes, port, peer) => {
+          const answer = Buffer.from(bytes);
+          answer[2] = 0x80;
+          socket.send(answer, port, peer);
+        },
+      },
+    });
+    closers.push(() => answerer.close());
+    const chosen = [{ address: HOME, port: answerer.port }];
+    expect(await upstream.ask(query("example.com"), "udp", chosen)).toBeDefined();
+    expect(asked).toEqual([]);
+  });
+
+  test("questions from internal networks are not sent on", async () => {
+    let count = 0;
+    const { dns, udp } = await serve(
+      () => {
+        count += 1;
+        return [];
+      },
+      (table) => {
+        const network = table.networks.get(`network/${networkId("netA")}`);
+        if (network) network.spec.Internal = true;
+      },
+    );
+    expect(code(await askUdp(udp, query("example.com")))).toBe(2);
+    expect((await askUdp(udp, query("web"))).answers).toHaveLength(1);
+    expect([count, dns.counts().failed]).toEqual([0, 1]);
   });
 
   test("a question over TCP is sent on over TCP", async () => {

@@ -1,0 +1,3 @@
+import { startDnsWorker } from "../../../net/dns/worker.ts";
+
+startDnsWorker();
