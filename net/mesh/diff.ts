@@ -13,7 +13,8 @@ import {
   ROUTE_PROTOCOL,
 } from "./names.ts";
 import type { Interface } from "./observe.ts";
-import type { MeshPlan, MeshSysctl } from "./plan.ts";
+import type { MeshPlan, MeshProxy, MeshRoute, MeshSysctl } from "./plan.ts";
+import { withoutEqualEnds } from "./plan-change.ts";
 import { fdbLine, linkLine, neighbourLine, routeLine, ruleLine } from "./render.ts";
 
 export type DriftKind =
@@ -21,8 +22,8 @@ export type DriftKind =
   | "address"
   | "neighbour"
   | "forwarding"
-  | "route"
   | "proxy"
+  | "route"
   | "rule"
   | "sysctl"
   | "hairpin"
@@ -35,7 +36,6 @@ export type DriftKind =
 /** How many objects of which kind. */
 export type Counts = Partial<Record<DriftKind, number>>;
 
-/** Everything below the filter: lines by key. */
 /** Adds `more` to `counts`. */
 export function addCounts(counts: Counts, more: Counts): void {
   // The keys of such an object are its kinds.
@@ -44,6 +44,7 @@ export function addCounts(counts: Counts, more: Counts): void {
   }
 }
 
+/** Everything below the filter: lines by key. */
 export type RoutingState = {
   /** The mesh device as made; undefined when it is missing or must be made again. */
   link: string | undefined;
@@ -53,14 +54,14 @@ export type RoutingState = {
   forwarding: Map<string, string>;
   routes: Map<string, string>;
   rules: Map<string, string>;
-};
   /** Absent while there is nothing of IPv6. */
   six?: RoutingState6;
-
+};
 export type RoutingState6 = Record<
   "addresses" | "neighbours" | "routes" | "rules" | "proxies",
   Map<string, string>
 >;
+
 export type RoutingSteps = {
   /** Lines for `ip -batch`, before the filter changes. */
   ip: string[];
@@ -69,10 +70,10 @@ export type RoutingSteps = {
   /** Lines for `ip -batch` and `bridge -batch`, after the filter has changed. */
   ipLast: string[];
   bridgeLast: string[];
-  /** How many objects of which kind were not as wanted. */
   /** As `ip` and `ipLast`, for `ip -6 -batch`. */
   ip6: string[];
   ip6Last: string[];
+  /** How many objects of which kind were not as wanted. */
   counts: Counts;
 };
 
@@ -81,7 +82,6 @@ export function wantedRouting(plan: MeshPlan): RoutingState {
   const byKey = <T>(items: T[], key: (item: T) => string, line: (item: T) => string) =>
     new Map(items.map((item) => [key(item), line(item)]));
   const address = `${plan.meshAddress}/32`;
-  return {
   const six = plan.ipv6 && {
     addresses: byKey(plan.ipv6.addresses, addressLine6, addressLine6),
     neighbours: byKey(plan.ipv6.neighbours, (entry) => entry.address, neighbourLine),
@@ -89,6 +89,7 @@ export function wantedRouting(plan: MeshPlan): RoutingState {
     rules: byKey(plan.ipv6.rules, ruleLine, ruleLine),
     proxies: byKey(plan.ipv6.proxies, proxyLine, proxyLine),
   };
+  return {
     link: identityOf(plan.link),
     mtu: plan.link.mtu,
     addresses: new Map([[address, address]]),
@@ -96,8 +97,53 @@ export function wantedRouting(plan: MeshPlan): RoutingState {
     forwarding: byKey(plan.forwarding, (entry) => entry.mac, fdbLine),
     routes: byKey(plan.routes, routeKey, routeLine),
     rules: byKey(plan.rules, ruleLine, ruleLine),
-  };
     ...(six ? { six } : {}),
+  };
+}
+
+/**
+ * The step from one plan to the next: both without the routes and proxy entries at the beginning and the
+ * end that are the same, which with ten thousand services are nearly all.
+ */
+export function changedRouting(
+  before: MeshPlan,
+  after: MeshPlan,
+): { plan: MeshPlan; found: RoutingState } {
+  // A device that is made again has none of them.
+  if (identityOf(before.link) !== identityOf(after.link)) {
+    return { plan: after, found: wantedRouting(before) };
+  }
+  const [oldRoutes, routes] = withoutEqualEnds(before.routes, after.routes, isSameRoute);
+  const left = { ...before, routes: oldRoutes };
+  const plan = { ...after, routes };
+  if (before.ipv6 && after.ipv6) {
+    const [old6, now6] = withoutEqualEnds(before.ipv6.routes, after.ipv6.routes, isSameRoute);
+    const isSameProxy = (a: MeshProxy, b: MeshProxy) =>
+      a.address === b.address && a.bridge === b.bridge;
+    const [oldProxies, proxies] = withoutEqualEnds(
+      before.ipv6.proxies,
+      after.ipv6.proxies,
+      isSameProxy,
+    );
+    left.ipv6 = { ...before.ipv6, routes: old6, proxies: oldProxies };
+    plan.ipv6 = { ...after.ipv6, routes: now6, proxies };
+  }
+  return { plan, found: wantedRouting(left) };
+}
+
+function isSameRoute(a: MeshRoute, b: MeshRoute): boolean {
+  return (
+    a.destination === b.destination &&
+    a.via === b.via &&
+    a.table === b.table &&
+    a.source === b.source &&
+    a.isLocal === b.isLocal &&
+    a.device === b.device
+  );
+}
+
+function routeKey(route: { destination: string; table: string }): string {
+  return `${route.destination} table ${route.table}`;
 }
 
 /** What cannot be changed on a VXLAN device that exists. */
@@ -123,6 +169,20 @@ export function foundLink(
         .map((address) => [address, address]),
     ),
   };
+}
+
+/** Addresses of IPv6 that we gave devices, in this or an earlier run; the kernel gives them others. */
+export function foundAddresses6(interfaces: Interface[]): Map<string, string> {
+  const isOurs = (device: string, address: string) =>
+    device === MESH_DEVICE
+      ? isMeshAddress6(address)
+      : isBridgeName(device) && address === BRIDGE_LINK_LOCAL;
+  const lines = interfaces.flatMap(({ name, addresses6 = [] }) =>
+    addresses6
+      .filter(({ address }) => isOurs(name, address))
+      .map(({ address, prefixLength }) => addressLine6({ device: name, address, prefixLength })),
+  );
+  return new Map(lines.map((line) => [line, line]));
 }
 
 /** Objects that go with the mesh device are gone when it has to be made again. */
@@ -157,6 +217,9 @@ export function diffRouting(plan: MeshPlan, found: RoutingState): RoutingSteps {
       forwarding: empty(),
       routes: empty(),
       rules: found.rules,
+      ...(found.six
+        ? { six: { ...emptyState6(), rules: found.six.rules, proxies: found.six.proxies } }
+        : {}),
     };
   } else if (found.mtu !== wanted.mtu) {
     count("link", 1);
@@ -179,20 +242,6 @@ export function diffRouting(plan: MeshPlan, found: RoutingState): RoutingSteps {
     for (const key of have.keys()) {
       if (want.has(key)) continue;
       changes += 1;
-/** Addresses of IPv6 that we gave devices, in this or an earlier run; the kernel gives them others. */
-export function foundAddresses6(interfaces: Interface[]): Map<string, string> {
-  const isOurs = (device: string, address: string) =>
-    device === MESH_DEVICE
-      ? isMeshAddress6(address)
-      : isBridgeName(device) && address === BRIDGE_LINK_LOCAL;
-  const lines = interfaces.flatMap(({ name, addresses6 = [] }) =>
-    addresses6
-      .filter(({ address }) => isOurs(name, address))
-      .map(({ address, prefixLength }) => addressLine6({ device: name, address, prefixLength })),
-  );
-  return new Map(lines.map((line) => [line, line]));
-}
-
       remove(key);
     }
     // A new device has nothing: that is one drift, not hundreds.
@@ -217,9 +266,6 @@ export function foundAddresses6(interfaces: Interface[]): Map<string, string> {
     wanted.forwarding,
     base.forwarding,
     (line) => steps.bridge.push(`fdb replace ${line}`),
-      ...(found.six
-        ? { six: { ...emptyState6(), rules: found.six.rules, proxies: found.six.proxies } }
-        : {}),
     (key) => steps.bridgeLast.push(`fdb del ${key} dev ${MESH_DEVICE} self`),
   );
   compare(
@@ -236,22 +282,6 @@ export function foundAddresses6(interfaces: Interface[]): Map<string, string> {
     (line) => steps.ip.push(`rule add ${line}`),
     (key) => steps.ipLast.push(`rule del ${key}`),
   );
-  return steps;
-}
-
-/** Settings to write: `key=value`. A setting whose key is not found does not exist in this kernel. */
-export function diffSysctls(
-  wanted: MeshSysctl[],
-  found: Map<string, number>,
-): { line: string; device: string | undefined }[] {
-  return wanted
-    .filter(({ key, value, isMinimum, from }) => {
-      const current = found.get(key);
-      if (current === undefined || (from !== undefined && current !== from)) return false;
-      return isMinimum ? current < value : current !== value;
-    })
-    .map(({ key, value, device }) => ({ line: `${key}=${value}`, device }));
-}
   if (!wanted.six && !base.six) return steps;
   const want = wanted.six ?? emptyState6();
   const have = base.six ?? emptyState6();
@@ -291,6 +321,9 @@ export function diffSysctls(
     (line) => steps.ip6.push(`neigh replace proxy ${line}`),
     (key) => steps.ip6Last.push(`neigh del proxy ${key}`),
   );
+  return steps;
+}
+
 function emptyState6(): RoutingState6 {
   const empty = () => new Map<string, string>();
   return {
@@ -302,3 +335,16 @@ function emptyState6(): RoutingState6 {
   };
 }
 
+/** Settings to write: `key=value`. A setting whose key is not found does not exist in this kernel. */
+export function diffSysctls(
+  wanted: MeshSysctl[],
+  found: Map<string, number>,
+): { line: string; device: string | undefined }[] {
+  return wanted
+    .filter(({ key, value, isMinimum, from }) => {
+      const current = found.get(key);
+      if (current === undefined || (from !== undefined && current !== from)) return false;
+      return isMinimum ? current < value : current !== value;
+    })
+    .map(({ key, value, device }) => ({ line: `${key}=${value}`, device }));
+}

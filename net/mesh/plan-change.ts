@@ -44,17 +44,7 @@ function differing<Item>(
   key: (entry: Item) => string,
   isSame: (a: Item, b: Item) => boolean,
 ): [Item[], Item[]] {
-  // Equal ends, which are nearly all, cost one comparison each and no map.
-  let start = 0;
-  let ends = 0;
-  const isSameEntry = (a: Item | undefined, b: Item | undefined) =>
-    a === b || (a !== undefined && b !== undefined && key(a) === key(b) && isSame(a, b));
-  const shorter = Math.min(before.length, after.length);
-  while (start < shorter && isSameEntry(before[start], after[start])) start += 1;
-  while (ends < shorter - start && isSameEntry(before.at(-1 - ends), after.at(-1 - ends)))
-    ends += 1;
-  const old = before.slice(start, before.length - ends);
-  const now = after.slice(start, after.length - ends);
+  const [old, now] = withoutEqualEnds(before, after, (a, b) => key(a) === key(b) && isSame(a, b));
   const known = new Map(old.map((entry) => [key(entry), entry]));
   const same = new Set<string>();
   const changed = now.filter((entry) => {
@@ -64,6 +54,23 @@ function differing<Item>(
     return false;
   });
   return [old.filter((entry) => !same.has(key(entry))), changed];
+}
+
+/** What is left of both between equal beginnings and ends: those cost one comparison each, and no map. */
+export function withoutEqualEnds<Item>(
+  before: readonly Item[],
+  after: readonly Item[],
+  isEqual: (a: Item, b: Item) => boolean,
+): [Item[], Item[]] {
+  const isSameEntry = (a: Item | undefined, b: Item | undefined) =>
+    a === b || (a !== undefined && b !== undefined && isEqual(a, b));
+  const shorter = Math.min(before.length, after.length);
+  let start = 0;
+  let ends = 0;
+  while (start < shorter && isSameEntry(before[start], after[start])) start += 1;
+  while (ends < shorter - start && isSameEntry(before.at(-1 - ends), after.at(-1 - ends)))
+    ends += 1;
+  return [before.slice(start, before.length - ends), after.slice(start, after.length - ends)];
 }
 
 function isSameList(a: string[], b: string[]): boolean {

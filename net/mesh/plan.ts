@@ -239,17 +239,10 @@ export function planMesh(
     compareText(a.serviceId, b.serviceId),
   );
   const serviceById = new Map(services.map((service) => [service.serviceId, service]));
-  const endpoints = [...table.endpoints.values()]
-    .filter((endpoint) => nodeAddress.has(endpoint.nodeId))
-    .map((endpoint) => {
-      const isUsable = (leg: EndpointEntry["addresses"][number]) =>
-        isCarried(networkById.get(leg.networkId)) && isIpv4(leg.address);
-      // The same object where nothing is left out: the memory knows it again.
-      return endpoint.addresses.every(isUsable)
-        ? endpoint
-        : { ...endpoint, addresses: endpoint.addresses.filter(isUsable) };
-    })
-    .sort((a, b) => compareText(a.taskId, b.taskId));
+  const facts = recallEndpoints(memory, table, networks, isCarried).filter(({ usable }) =>
+    nodeAddress.has(usable.nodeId),
+  );
+  const endpoints = facts.map(({ usable }) => usable);
   const local = endpoints.filter((endpoint) => endpoint.nodeId === self.nodeId);
   // A network with an assigned task counts before the engine has it: routes come before packets.
   const presentIds = new Set(presentNetworkIds);
@@ -259,9 +252,8 @@ export function planMesh(
   const present = networks.filter((network) => presentIds.has(network.id) && isCarried(network));
 
   const publishAddress = new Map<string, string>();
-  for (const endpoint of endpoints) {
-    const address = publishAddressOf(endpoint, networkById);
-    if (address !== undefined) publishAddress.set(endpoint.taskId, address);
+  for (const { usable, published } of facts) {
+    if (published !== undefined) publishAddress.set(usable.taskId, published);
   }
   const endpointsOf = groupByService(endpoints);
   const publishedOf = choosePorts(services, draft);
@@ -351,7 +343,7 @@ export function planMesh(
       mac: meshMac(peer.dataPathAddr),
       address: peer.dataPathAddr,
     })),
-    routes: inOrder(routes),
+    routes: [...routes.values()],
     rules: [...planRules(peers), ...(encryption ? planEncryptedRules(peers, present) : [])],
     sysctls: [
       ...planSysctls(present, options),
@@ -369,7 +361,7 @@ export function planMesh(
     },
     ...(six ? { filter6: six.filter, ipv6: six.routing } : {}),
     ...(encryption ? { encryption } : {}),
-    legs: [...legsOf(endpoints), ...(six?.legs ?? [])].sort(),
+    legs: [...facts.flatMap(({ legs }) => legs), ...(six?.legs ?? [])],
     conflicts: draft.conflicts,
   };
 }
@@ -490,7 +482,7 @@ function planIpv6(input: {
         address: meshAddress6(peer.meshAddress),
         mac: meshMac(peer.dataPathAddr),
       })),
-      routes: inOrder(routes),
+      routes: [...routes.values()],
       proxies: planProxies({
         bridges: context.bridges,
         endpoints: elsewhere,
@@ -530,12 +522,6 @@ function networkParts(
 function legsOf(endpoints: EndpointEntry[]): string[] {
   return endpoints.flatMap((endpoint) =>
     endpoint.addresses.map((leg) => `${leg.address}@${endpoint.nodeId}@${endpoint.taskId}`),
-  );
-}
-
-function inOrder(routes: ReadonlyMap<string, MeshRoute>): MeshRoute[] {
-  return [...routes.values()].sort(
-    (a, b) => compareText(a.table, b.table) || compareText(a.destination, b.destination),
   );
 }
 
@@ -612,6 +598,13 @@ type ServiceParts = Pick<FilterPlan, "virtualIps" | "ports" | "publishedTasks" |
 
 /** What the last plan made of each service, and of what. */
 export type PlanMemory = {
+  endpoints: {
+    /** As of the services. */
+    environment: string;
+    /** Keys of all endpoints, sorted. */
+    order: string[];
+    facts: WeakMap<EndpointEntry, EndpointFacts>;
+  };
   /** Everything that the parts of every service depend on, as text. */
   environment: string;
   /** The same for IPv6. */
@@ -627,8 +620,68 @@ export type PlanMemory = {
   >;
 };
 
+/** The memory before the first plan. */
 export function createPlanMemory(): PlanMemory {
-  return { environment: "", services: new Map() };
+  return {
+    endpoints: { environment: "", order: [], facts: new WeakMap() },
+    environment: "",
+    services: new Map(),
+  };
+}
+
+/** What of an endpoint follows from it and from the networks alone. */
+type EndpointFacts = {
+  /** With the legs that are planned; the same object where none is left out. */
+  usable: EndpointEntry;
+  published: string | undefined;
+  legs: string[];
+};
+
+/** Of all endpoints, ordered by key; only those that have changed are looked at. */
+function recallEndpoints(
+  memory: PlanMemory,
+  table: MeshTable,
+  networks: OverlayNetwork[],
+  isCarried: (network: Network | undefined) => boolean,
+): EndpointFacts[] {
+  const { endpoints: known } = memory;
+  const environment = JSON.stringify(
+    networks.map((network) => [
+      network.id,
+      network.spec.Name,
+      network.spec.Internal,
+      isCarried(network),
+    ]),
+  );
+  if (environment !== known.environment) known.facts = new WeakMap();
+  known.environment = environment;
+  known.order = sortedKeys(table.endpoints, known.order);
+  const networkById = new Map(networks.map((network) => [network.id, network]));
+  return known.order.flatMap((key) => {
+    const endpoint = table.endpoints.get(key);
+    if (!endpoint) return [];
+    let facts = known.facts.get(endpoint);
+    if (!facts) {
+      const isUsable = (leg: EndpointEntry["addresses"][number]) =>
+        isCarried(networkById.get(leg.networkId)) && isIpv4(leg.address);
+      const usable = endpoint.addresses.every(isUsable)
+        ? endpoint
+        : { ...endpoint, addresses: endpoint.addresses.filter(isUsable) };
+      const published = publishAddressOf(usable, networkById);
+      facts = { usable, published, legs: legsOf([usable]) };
+      known.facts.set(endpoint, facts);
+    }
+    return facts;
+  });
+}
+
+/** The keys in order. `before`: of the last time; nearly all are the same, and in order already. */
+function sortedKeys(map: ReadonlyMap<string, unknown>, before: readonly string[]): string[] {
+  const kept = before.filter((key) => map.has(key));
+  if (kept.length === map.size) return kept;
+  const old = new Set(kept);
+  const added = [...map.keys()].filter((key) => !old.has(key));
+  return [...kept, ...added].sort(compareText);
 }
 
 /** Forgets everything when something changed that concerns all services. */

@@ -1,16 +1,29 @@
 import { describe, expect, test } from "bun:test";
-import { diffRouting, diffSysctls, foundLink, wantedRouting } from "../../../net/mesh/diff.ts";
+import * as fc from "fast-check";
+import {
+  changedRouting,
+  diffRouting,
+  diffSysctls,
+  foundLink,
+  wantedRouting,
+} from "../../../net/mesh/diff.ts";
 import {
   parseForwarding,
   parseInterfaces,
   parseNeighbours,
+  parseProxies,
   parseRoutes,
+  parseRoutes6,
   parseRules,
   parseSysctls,
   portsWithoutHairpin,
 } from "../../../net/mesh/observe.ts";
+import { bridgeName } from "../../../net/mesh/names.ts";
 import { type MeshPlan, planMesh } from "../../../net/mesh/plan.ts";
+import { applyAssignments, emptyTable } from "../../../net/mesh/table.ts";
+import { labItems6 } from "./ipv6-lab.ts";
 import { labEndpoint, labTable } from "./lab-state.ts";
+import { randomTable } from "./random-plan.ts";
 
 function planOf(node: number, prepare?: (table: ReturnType<typeof labTable>) => void): MeshPlan {
   const table = labTable(node);
@@ -28,7 +41,42 @@ describe("diffRouting", () => {
   test("what is as wanted needs no step", () => {
     const plan = planOf(1);
     const steps = diffRouting(plan, wantedRouting(plan));
-    expect(steps).toEqual({ ip: [], bridge: [], ipLast: [], bridgeLast: [], counts: {} });
+    expect(steps).toEqual({
+      ip: [],
+      bridge: [],
+      ipLast: [],
+      bridgeLast: [],
+      ip6: [],
+      ip6Last: [],
+      counts: {},
+    });
+  });
+
+  test("a step from plan to plan is the same without what both begin and end with", () => {
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 0, max: 40 }),
+        fc.integer({ min: 0, max: 40 }),
+        fc.integer({ min: 0, max: 40 }),
+        fc.boolean(),
+        (shape, one, other, isMoved) => {
+          const [before, after] = [one, other].map((change) => {
+            const { table, options } = randomTable(shape, change);
+            applyAssignments(table, { isComplete: false, put: labItems6(1), removed: [] });
+            const plan = planMesh(table, new Set(), options);
+            if (!plan) throw new Error("no plan");
+            return plan;
+          });
+          if (!before || !after) return;
+          if (isMoved) after.link.port += 1;
+          const step = changedRouting(before, after);
+          expect(diffRouting(step.plan, step.found)).toEqual(
+            diffRouting(after, wantedRouting(before)),
+          );
+        },
+      ),
+      { numRuns: 150 },
+    );
   });
 
   test("a task that moves has its route replaced, one that goes has it removed last", () => {
@@ -74,6 +122,96 @@ describe("diffRouting", () => {
     const plan = planOf(1);
     const steps = diffRouting(plan, { ...wantedRouting(plan), mtu: 1400 });
     expect(steps.ip).toEqual(["link set shmesh mtu 1450"]);
+  });
+});
+
+describe("IPv6", () => {
+  const withSix = (node: number) => {
+    const table = emptyTable();
+    applyAssignments(table, { isComplete: true, put: labItems6(node), removed: [] });
+    const plan = planMesh(table, new Set(), {
+      underlayMtu: 1500,
+      balance: "random",
+      hasBrNetfilter: true,
+    });
+    if (!plan) throw new Error("no plan");
+    return plan;
+  };
+
+  test("without a network that has it there is no command of it", () => {
+    const steps = diffRouting(planOf(1), { ...wantedRouting(planOf(1)), link: undefined });
+    expect([...steps.ip6, ...steps.ip6Last]).toEqual([]);
+    expect(wantedRouting(planOf(1)).six).toBeUndefined();
+  });
+
+  test("addresses come before the routes over them, proxies with them", () => {
+    const steps = diffRouting(withSix(1), wantedRouting(planOf(1)));
+    expect(steps.ip).toEqual([]);
+    expect(steps.ip6[0]).toBe("addr replace fd73:686f:616c::aff:ff01/128 dev shmesh nodad");
+    const peer = "fd73:686f:616c::aff:ff03";
+    const source = "src fd73:686f:616c::aff:ff01";
+    expect(steps.ip6).toContain(
+      `route replace ${peer}/128 dev shmesh ${source} table main proto 117`,
+    );
+    expect(steps.ip6).toContain(
+      `route replace fd00:101::17/128 via ${peer} dev shmesh onlink ${source} table main proto 117`,
+    );
+    expect(steps.ip6).toContain(
+      `route replace default via ${peer} dev shmesh onlink table 10003 proto 117`,
+    );
+    const bridge = bridgeName("id-netA");
+    expect(steps.ip6).toContain(`neigh replace proxy fd00:101::17 dev ${bridge}`);
+    expect(steps.ip6).toContain(`neigh replace proxy fd00:101::2 dev ${bridge}`);
+    // A container of this node answers for itself.
+    expect(steps.ip6).not.toContain(`neigh replace proxy fd00:101::15 dev ${bridge}`);
+  });
+
+  test("what is as wanted needs no step, and all goes with the last network", () => {
+    const plan = withSix(1);
+    const steps = diffRouting(plan, wantedRouting(plan));
+    expect(steps.counts).toEqual({});
+    expect([...steps.ip6, ...steps.ip6Last]).toEqual([]);
+    const end = diffRouting(planOf(1), wantedRouting(plan));
+    expect(end.ip6).toEqual([]);
+    expect(end.ip6Last).toHaveLength(
+      Object.values(wantedRouting(plan).six ?? {}).reduce((sum, lines) => sum + lines.size, 0),
+    );
+    expect(end.ip6Last).toContain("route del default table 10003 proto 117");
+  });
+
+  test("a new device gets all of it again, and bridges keep what they answer for", () => {
+    const plan = withSix(1);
+    const steps = diffRouting(plan, { ...wantedRouting(plan), link: undefined });
+    expect(steps.counts).toEqual({ link: 1 });
+    expect(steps.ip6.some((line) => line.startsWith("route "))).toBeTrue();
+    expect(steps.ip6.some((line) => line.includes("proxy"))).toBeFalse();
+  });
+
+  test("what the tools print comes back as planned", () => {
+    const routes = parseRoutes6(
+      '[{"dst":"default","gateway":"fd73::2","dev":"shmesh","table":"10002","metric":1024,"flags":["onlink"],"pref":"medium"},' +
+        '{"dst":"fd00:1::99","dev":"shmesh","metric":1024,"flags":[],"pref":"medium"},' +
+        '{"type":"local","dst":"fd00:1::98","dev":"shmesh","table":"local","prefsrc":"fd73::1","metric":1024,"flags":[]},' +
+        '{"dst":"fd00:1::97","dev":"eth0","flags":[]}]',
+    );
+    expect([...routes.values()]).toEqual([
+      "default via fd73::2 dev shmesh onlink table 10002 proto 117",
+      "fd00:1::99/128 dev shmesh table main proto 117",
+      "local fd00:1::98/128 dev shmesh src fd73::1 table local proto 117",
+      "other",
+    ]);
+    const proxies = parseProxies(
+      '[{"dst":"fd00:1::99","dev":"sh01234567","proxy":null},{"dst":"fd00:1::98","dev":"br0","proxy":null}]',
+    );
+    expect([...proxies.keys()]).toEqual(["fd00:1::99 dev sh01234567"]);
+  });
+
+  test("a setting with an origin is written only there", () => {
+    const wanted = [{ key: "accept_ra", value: 2, from: 1 }];
+    const changes = (text: string) => diffSysctls(wanted, parseSysctls(text));
+    expect(changes("accept_ra = 1\n")).toHaveLength(1);
+    expect(changes("accept_ra = 0\n")).toEqual([]);
+    expect(changes("accept_ra = 2\n")).toEqual([]);
   });
 });
 
