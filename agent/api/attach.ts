@@ -23,7 +23,9 @@ const CREATE_TIMEOUT_MS = 120_000;
 const BUILT_IN = new Set(["", "default", "bridge", "host", "none", "nat"]);
 
 const endpointSchema = z.looseObject({
-  IPAMConfig: z.looseObject({ IPv4Address: z.string().nullish() }).nullish(),
+  IPAMConfig: z
+    .looseObject({ IPv4Address: z.string().nullish(), IPv6Address: z.string().nullish() })
+    .nullish(),
   Aliases: z.array(z.string()).nullish(),
 });
 type Endpoint = z.infer<typeof endpointSchema>;
@@ -52,17 +54,23 @@ export function attachRoutes(context: ApiContext): Hono {
     const host = { ...body.HostConfig };
     const config: Record<string, Endpoint | null> = { ...body.NetworkingConfig?.EndpointsConfig };
     const ids: string[] = [];
-    for (const ref of names) {
-      const network = await clusterRef(context, ref);
-      if (network === undefined) continue;
-      const given = await attach(context, { ref, network }, container, config[ref] ?? {});
-      if (!given) continue;
-      ids.push(given.id);
-      delete config[ref];
-      config[given.networkName] = given.endpoint;
-      if (host.NetworkMode === ref) host.NetworkMode = given.networkName;
-      // Names of services are answered by the mesh of this node, at the network's gateway.
-      if (!host.Dns?.length) host.Dns = [given.gateway];
+    try {
+      for (const ref of names) {
+        const network = await clusterRef(context, ref);
+        if (network === undefined) continue;
+        const given = await attach(context, { ref, network }, container, config[ref] ?? {});
+        if (!given) continue;
+        ids.push(given.id);
+        delete config[ref];
+        config[given.networkName] = given.endpoint;
+        if (host.NetworkMode === ref) host.NetworkMode = given.networkName;
+        // Names of services are answered by the mesh of this node, at the network's gateway.
+        if (!host.Dns?.length && given.gateway !== "") host.Dns = [given.gateway];
+      }
+    } catch (error) {
+      // There will be no container: what its other networks gave goes back at once.
+      for (const id of ids) context.ports.attached(id, false);
+      throw error;
     }
     if (ids.length === 0) return forward(context, c, text);
     const next = {
@@ -86,7 +94,7 @@ export function attachRoutes(context: ApiContext): Hono {
         : await attach(context, { ref, network }, name, body.EndpointConfig ?? {});
     if (!given) return forward(context, c, text);
     const next = { ...body, EndpointConfig: given.endpoint };
-    const path = `/networks/${encodeURIComponent(given.networkName)}/connect`;
+    const path = `${versionOf(c)}/networks/${encodeURIComponent(given.networkName)}/connect`;
     return settled(context, [given.id], await forward(context, c, JSON.stringify(next), path));
   });
   return app;
@@ -128,12 +136,8 @@ async function attach(
   name: string,
   endpoint: Endpoint,
 ): Promise<{ id: string; networkName: string; gateway: string; endpoint: Endpoint } | undefined> {
-  if (endpoint.IPAMConfig?.IPv4Address) {
-    throw new ClusterError(
-      "invalid-argument",
-      `Cannot give address ${endpoint.IPAMConfig.IPv4Address} on network ${ref}: the cluster chooses addresses of overlay networks; leave --ip out`,
-    );
-  }
+  const { IPv4Address, IPv6Address } = endpoint.IPAMConfig ?? {};
+  const wished = IPv4Address || IPv6Address;
   let given: Awaited<ReturnType<typeof context.ports.attach>>;
   try {
     const aliases = endpoint.Aliases ?? [];
@@ -142,9 +146,37 @@ async function attach(
     if (error instanceof ClusterError && error.code === "not-found") return undefined;
     throw error;
   }
-  await waitForBridge(context, given.networkName);
-  const IPAMConfig = { ...endpoint.IPAMConfig, IPv4Address: given.address };
+  try {
+    // On a network of a local driver the engine gives the address, or the user.
+    if (wished && given.address !== "") {
+      throw new ClusterError(
+        "invalid-argument",
+        `Cannot give address ${wished} on network ${ref}: the cluster chooses addresses of overlay networks; leave ${IPv4Address ? "--ip" : "--ip6"} out`,
+      );
+    }
+    await refuseMissingConfig(context, given.configFrom);
+    await waitForBridge(context, given.networkName);
+  } catch (error) {
+    context.ports.attached(given.id, false);
+    throw error;
+  }
+  if (given.address === "") return { ...given, endpoint };
+  const IPAMConfig = {
+    ...endpoint.IPAMConfig,
+    IPv4Address: given.address,
+    ...(given.address6 === undefined ? {} : { IPv6Address: given.address6 }),
+  };
   return { ...given, endpoint: { ...endpoint, IPAMConfig } };
+}
+
+async function refuseMissingConfig(context: ApiContext, name: string | undefined): Promise<void> {
+  if (name === undefined) return;
+  const answer = await context.engine.request(`/networks/${encodeURIComponent(name)}`);
+  if (answer.status !== 404) return;
+  throw new ClusterError(
+    "not-found",
+    `configuration network "${name}" does not exist on this node: create it here with docker network create --config-only`,
+  );
 }
 
 async function waitForBridge(context: ApiContext, name: string): Promise<void> {
@@ -197,4 +229,9 @@ async function forward(
 /** With the client's API version, which decides what the engine reads in the body. */
 function splitPath(c: Context): string {
   return new URL(c.req.url).pathname;
+}
+
+/** `/v1.41` of a path that begins so, else nothing. */
+function versionOf(c: Context): string {
+  return /^\/v\d+\.\d+(?=\/)/.exec(splitPath(c))?.[0] ?? "";
 }

@@ -12,7 +12,8 @@
  *    it has ended, so that answers of two upstreams keep the order of their requests.
  * 2. Bytes are never changed, and never buffered beyond the sockets' own marks: a slow reader
  *    pauses the writer on its other side.
- * 3. The stream is raw only after the upstream said so (101, or an answer without length to a call
+ * 3. A client that ends inside its request gets no more than the answer that has begun, or a refusal.
+ * 4. The stream is raw only after the upstream said so (101, or an answer without length to a call
  *    that hijacks): a refused upgrade leaves the connection usable for the next request.
  */
 import { chmod, chown, lstat, readFile, unlink } from "node:fs/promises";
@@ -267,6 +268,15 @@ function serveClient(client: net.Socket, options: FrontOptions, isOverLimit: boo
     finishIfDone();
   };
 
+  /** The client has ended in the middle of its request: nobody is to wait for the rest of it. */
+  const endBrokenOff = (broken: Exchange) => {
+    if (broken.hasAnswerBegun) {
+      broken.isRequestDone = true;
+      stage = "waiting";
+      finishIfDone();
+    } else refuse(400, "Cannot read the request: it ends before its body does");
+  };
+
   /** Takes what the client has sent as far as the stage allows; the rest waits with the client paused. */
   function pump(): void {
     while (input.length > 0) {
@@ -300,6 +310,7 @@ function serveClient(client: net.Socket, options: FrontOptions, isOverLimit: boo
     }
     if (!hasClientEnded || stage === "closing") return;
     if (!exchange) client.end();
+    else if (stage === "body") endBrokenOff(exchange);
     // The engine is told, as it would be without us; the inner server would take it for an abort.
     else if (stage === "raw" || exchange.upstream === upstreams.get("engine")) {
       exchange.upstream.end();

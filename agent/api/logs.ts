@@ -4,6 +4,7 @@
  */
 import { type Context, Hono } from "hono";
 import { ClusterError } from "../../core/errors.ts";
+import type { TaskSpec } from "../../core/objects/task.ts";
 import { collectLogs, type LogCollection, type LogWish } from "../logs/collect.ts";
 import { renderItems, type RenderOptions } from "../logs/render.ts";
 import type { ApiContext } from "./context.ts";
@@ -63,7 +64,7 @@ export function logRoutes(context: ApiContext): Hono {
     const options = logOptions((name) => c.req.query(name));
     const target = await ports.read((view) => {
       const { id, spec } = findService(view, c.req.param("id"));
-      return { id, isTty: spec.TaskTemplate.ContainerSpec.TTY === true };
+      return { id, isTty: isTtyOf(spec.TaskTemplate) };
     });
     return answer(c, "service", target, options);
   });
@@ -71,11 +72,20 @@ export function logRoutes(context: ApiContext): Hono {
     const options = logOptions((name) => c.req.query(name));
     const target = await ports.read((view) => {
       const { id, spec } = findTask(view, c.req.param("id"));
-      return { id, isTty: spec.ContainerSpec.TTY === true };
+      return { id, isTty: isTtyOf(spec) };
     });
     return answer(c, "task", target, options);
   });
   return app;
+}
+
+/** @throws {ClusterError} invalid-argument for a plugin, which has no logs. */
+function isTtyOf({ PluginSpec, ContainerSpec }: TaskSpec): boolean {
+  if (!PluginSpec) return ContainerSpec.TTY === true;
+  throw new ClusterError(
+    "invalid-argument",
+    "service logs only supported on container tasks: what a plugin writes is in the log of the engine on its node",
+  );
 }
 
 export type LogOptions = Omit<LogWish, "kind" | "id"> & Pick<RenderOptions, "timestamps">;

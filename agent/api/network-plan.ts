@@ -2,11 +2,18 @@
  * A cluster network from the body of POST /networks/create: checks with stock's texts, subnet,
  * number. Pure. Source: SwarmKit manager/controlapi/network.go; moby daemon/network.go.
  */
+import {
+  type ChosenSubnet6,
+  chooseSubnet6,
+  validateSubnet6,
+} from "../../core/allocator/address6.ts";
 import { type ChosenSubnet, chooseSubnet, validateSubnet } from "../../core/allocator/ipam.ts";
+import { encryptionLack } from "../../core/encryption/mesh-keys.ts";
 import { ClusterError } from "../../core/errors.ts";
-import type { NetworkSpec } from "../../core/objects/network.ts";
+import { ENCRYPTED_OPTION, type NetworkSpec } from "../../core/objects/network.ts";
 import type { Draft } from "../../core/store/action.ts";
 import type { ClusterView } from "../../core/store/view.ts";
+import { checkLocalNetwork, isLocalDriver, localNetworkSpec } from "./local-network.ts";
 import { asControlError, controlError } from "./problem.ts";
 import { VXLAN_OPTION } from "./render.ts";
 import type { NetworkCreate } from "./spec-schema.ts";
@@ -14,7 +21,6 @@ import { validateName } from "./validate.ts";
 
 const PREDEFINED_NAMES = new Set(["bridge", "host", "none", "default"]);
 const PREDEFINED_LABEL = "com.docker.swarm.predefined";
-const ENCRYPTED_OPTION = "encrypted";
 /** VXLAN numbers are counted from here, as in stock. */
 const VNI_FIRST = 4096;
 const VNI_LAST = 2 ** 24 - 1;
@@ -55,24 +61,29 @@ export function checkNetworkRequest(request: NetworkCreate): void {
       `label ${PREDEFINED_LABEL} is for internally created predefined networks and cannot be applied by users`,
     );
   }
-  if (request.ConfigOnly || request.ConfigFrom?.Network) {
-    refuse("a network of the cluster cannot be config-only or made from one");
+  if (request.Ingress && request.Driver !== "overlay") {
+    throw new ClusterError("forbidden", "Ingress network can only be global scope network");
   }
-  if (request.Driver !== "overlay") {
-    throw controlError(
-      "not-implemented",
-      `networks of driver "${request.Driver}" and scope swarm are not supported yet: use driver overlay`,
+  if (isLocalDriver(request)) {
+    checkLocalNetwork(request);
+    return;
+  }
+  if (request.ConfigFrom?.Network) {
+    refuse(
+      `an overlay network is the same on every node, so it is not made from a node's ${request.ConfigFrom.Network}: give its subnet and options themselves`,
     );
   }
   if (request.Ingress && request.Attachable) refuse("ingress network cannot be attachable");
   if (request.Ingress && request.Internal) refuse("ingress network cannot be internal");
-  if (request.EnableIPv6) {
-    throw controlError("not-implemented", "IPv6 on overlay networks is not supported yet");
+  const subnet6 = request.IPAM.Config.find(({ Subnet }) => Subnet?.includes(":"))?.Subnet;
+  if (subnet6 !== undefined && !request.EnableIPv6) {
+    // Stock leaves it out and says nothing.
+    refuse(`invalid subnet ${subnet6} : IPv6 is not enabled on this network: add --ipv6`);
   }
-  if (ENCRYPTED_OPTION in request.Options) {
+  if (ENCRYPTED_OPTION in request.Options && request.EnableIPv6) {
     throw controlError(
       "not-implemented",
-      "encrypted overlay networks are not supported yet: run the nodes' traffic over a VPN instead",
+      "IPv6 on encrypted overlay networks is not supported yet: leave out --ipv6 or --opt encrypted",
     );
   }
   const ipamDriver = request.IPAM.Driver;
@@ -102,7 +113,12 @@ export function planNetwork(
   if (ingress) {
     throw controlError("name-conflict", `ingress network (${ingress.id}) is already present`);
   }
+  if (isLocalDriver(request)) return { id, spec: localNetworkSpec(request) };
+  if (ENCRYPTED_OPTION in request.Options) refuseWithoutEncryption(view, request.Name);
   const { subnet, gateway } = wishedSubnet(view, request) ?? chooseSubnet(view);
+  const six = request.EnableIPv6
+    ? (wishedSubnet6(view, request, subnet) ?? chooseSubnet6(view))
+    : undefined;
   const { Options } = request;
   const spec: NetworkSpec = {
     Name: request.Name,
@@ -112,10 +128,32 @@ export function planNetwork(
     Internal: request.Internal,
     Attachable: request.Attachable,
     Ingress: request.Ingress,
-    EnableIPv6: false,
-    IPAM: { Driver: "default", Config: [{ Subnet: subnet, Gateway: gateway }] },
+    EnableIPv6: request.EnableIPv6,
+    IPAM: {
+      Driver: "default",
+      Config: [
+        { Subnet: subnet, Gateway: gateway },
+        ...(six ? [{ Subnet: six.subnet6, Gateway: six.gateway6 }] : []),
+      ],
+    },
   };
-  return { id, spec, subnet, gateway, vni: chooseVni(view, Options[VXLAN_OPTION]) };
+  return { id, spec, subnet, gateway, ...six, vni: chooseVni(view, Options[VXLAN_OPTION]) };
+}
+
+/** Tasks on it would find no node. One that has not said anything yet may still be able to. */
+function refuseWithoutEncryption(view: ClusterView, name: string): void {
+  const nodes = view.nodes();
+  const mayCarry = nodes.some(
+    (node) => encryptionLack(node) === undefined || node.description === undefined,
+  );
+  if (nodes.length === 0 || mayCarry) return;
+  const lacks = new Set(nodes.map((node) => encryptionLack(node) ?? ""));
+  const who =
+    nodes.length === 1 ? "the node of this cluster cannot" : "no node of this cluster can";
+  throw controlError(
+    "failed-precondition",
+    `cannot create encrypted network ${name}: ${who} encrypt (${[...lacks].sort().join("; ")}). Load these modules on every node (and at boot, by /etc/modules-load.d) and try again within a minute, or leave out --opt encrypted`,
+  );
 }
 
 /** The number that the user wants, or the next one. */
@@ -130,27 +168,58 @@ function chooseVni(view: ClusterView, wanted: string | undefined): number {
   return vni;
 }
 
-/** The user's subnet, checked, or none: then a free one is chosen. */
-function wishedSubnet(view: ClusterView, request: NetworkCreate): ChosenSubnet | undefined {
+type SubnetWish = { subnet: string; gateway?: string };
+
+/** What the request says of one family; a subnet of IPv6 has a colon. */
+function wishOf(request: NetworkCreate, family: "IPv4" | "IPv6"): SubnetWish | undefined {
   const configs = request.IPAM.Config;
   if (configs.some((config) => config.IPRange !== undefined)) {
     throw controlError("not-implemented", "IP ranges are not supported: give a smaller subnet");
   }
-  const [config, another] = configs.filter((config) => config.Subnet !== undefined);
+  if (configs.some((config) => config.Subnet === undefined && config.Gateway !== undefined)) {
+    refuse("ipam configuration: a gateway needs a subnet");
+  }
+  const [config, another] = configs.filter(
+    ({ Subnet }) => Subnet !== undefined && Subnet.includes(":") === (family === "IPv6"),
+  );
   if (another) {
-    throw controlError("not-implemented", "more than one subnet is not supported: give one");
+    throw controlError(
+      "not-implemented",
+      `more than one ${family} subnet is not supported: give one`,
+    );
   }
-  if (config?.Subnet === undefined) {
-    if (configs.some((config) => config.Gateway !== undefined)) {
-      refuse("ipam configuration: a gateway needs a subnet");
-    }
-    return undefined;
-  }
+  if (config?.Subnet === undefined) return undefined;
+  const gateway = config.Gateway;
+  return { subnet: config.Subnet, ...(gateway === undefined ? {} : { gateway }) };
+}
+
+/** The user's subnet, checked, or none: then a free one is chosen. */
+function wishedSubnet(view: ClusterView, request: NetworkCreate): ChosenSubnet | undefined {
+  const wish = wishOf(request, "IPv4");
+  return wish && asControl(() => validateSubnet(view, wish));
+}
+
+/** The same for IPv6, beside the network's IPv4 subnet. */
+function wishedSubnet6(
+  view: ClusterView,
+  request: NetworkCreate,
+  subnet: string,
+): ChosenSubnet6 | undefined {
+  const wish = wishOf(request, "IPv6");
+  if (!wish) return undefined;
+  const { gateway } = wish;
+  return asControl(() =>
+    validateSubnet6(view, {
+      subnet,
+      subnet6: wish.subnet,
+      ...(gateway === undefined ? {} : { gateway6: gateway }),
+    }),
+  );
+}
+
+function asControl<T>(check: () => T): T {
   try {
-    return validateSubnet(view, {
-      subnet: config.Subnet,
-      ...(config.Gateway === undefined ? {} : { gateway: config.Gateway }),
-    });
+    return check();
   } catch (error) {
     throw asControlError(error);
   }

@@ -1,7 +1,8 @@
 /**
- * /networks: the cluster's overlay networks and the local engine's own, as one list. On a node an
- * overlay network is a plain bridge of the engine that carries the label `shoal.network.id`; users
- * never see that bridge, only the network that it belongs to.
+ * /networks: the cluster's networks and the local engine's own, as one list. On a node an overlay
+ * network is a plain bridge of the engine that carries the label `shoal.network.id`; users never see
+ * that bridge, only the network that it belongs to. Of a network of a local driver (local-network.ts)
+ * they see what the engine has, as the cluster's.
  *
  * Source: Docker Engine API, tag Network; moby daemon/server/router/network.
  */
@@ -9,15 +10,22 @@ import { type Context, Hono } from "hono";
 import { z } from "zod";
 import { ClusterError } from "../../core/errors.ts";
 import { newId } from "../../core/ids.ts";
-import type { Network } from "../../core/objects/network.ts";
+import { isNodeLocal, type Network } from "../../core/objects/network.ts";
 import { networkIdsOf } from "../../core/store/claims.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
+import { LOCAL_CONFIG_LABEL } from "../reconciler/container-spec.ts";
 import { checkShape, parseBody } from "./body.ts";
 import { type ApiContext, propose } from "./context.ts";
 import type { EngineRequest } from "./engine.ts";
 import { type Filters, matchesExactly, matchesLabels, parseFilters } from "./filters.ts";
 import { isTruthy, parseFlag } from "./go-values.ts";
+import {
+  isLocalDriver,
+  isLocalNetworkHere,
+  renderLocalNetwork,
+  renderLocalNetworkHere,
+} from "./local-network.ts";
 import {
   checkNetworkRequest,
   isClusterNetwork,
@@ -37,6 +45,9 @@ const engineNetworkSchema = z.looseObject({
   Id: z.string(),
   Labels: z.record(z.string(), z.string()).nullish(),
 });
+const engineInfoSchema = z.looseObject({
+  Plugins: z.looseObject({ Network: z.array(z.string()).nullish() }).nullish(),
+});
 type EngineNetwork = z.infer<typeof engineNetworkSchema>;
 
 export function networkRoutes(context: ApiContext): Hono {
@@ -55,7 +66,10 @@ export function networkRoutes(context: ApiContext): Hono {
       view
         .networks()
         .filter((network) => !network.predefined && matches(view, network, filters))
-        .map(renderNetwork),
+        .map((network) => {
+          const here = local.find((one) => clusterIdOf(one) === network.id);
+          return renderAny(network, here);
+        }),
     );
     const own = local.filter((network) => clusterIdOf(network) === undefined);
     if (cluster) return c.json([...cluster, ...own]);
@@ -74,6 +88,7 @@ export function networkRoutes(context: ApiContext): Hono {
     // First of all whether this node can, as in stock.
     await ports.read((view) => view.index);
     checkNetworkRequest(request);
+    if (isLocalDriver(request)) await refuseUnknownDriver(context, request.Driver);
     await refuseLocalName(context, request.Name);
     const id = newId(ports.random);
     for (let tries = 1; ; tries += 1) {
@@ -114,6 +129,12 @@ export function networkRoutes(context: ApiContext): Hono {
       return c.json(asSeenByWorker(checkShape(await answer.json(), engineNetworkSchema)));
     }
     const bridge = found.bridge;
+    if (isNodeLocal(found.network)) {
+      const answer = bridge && (await engine.request(`/networks/${bridge.Id}`));
+      const here =
+        answer?.status === 200 ? checkShape(await answer.json(), engineNetworkSchema) : undefined;
+      return c.json(renderAny(found.network, here));
+    }
     const containers = bridge ? await localContainers(context, bridge.Id) : null;
     return c.json({ ...renderNetwork(found.network), Containers: containers });
   });
@@ -123,6 +144,7 @@ export function networkRoutes(context: ApiContext): Hono {
     if (found.type === "local") {
       // Without a manager's word a bridge of the cluster must not go from under its containers.
       if (clusterIdOf(found.network) !== undefined) await ports.read((view) => view.index);
+      await refuseConfigInUse(context, found.network);
       return forward(context, c, `/networks/${found.network.Id}`);
     }
     await propose(context, [{ type: "remove", table: "network", id: found.network.id }]);
@@ -154,10 +176,17 @@ function clusterIdOf(network: EngineNetwork): string | undefined {
   return network.Labels?.[NETWORK_ID_LABEL];
 }
 
+/** `here`: the engine's network that this node has for it. */
+function renderAny(network: Network, here: EngineNetwork | undefined): Json {
+  if (!isNodeLocal(network)) return renderNetwork(network);
+  return here ? renderLocalNetworkHere(here) : renderLocalNetwork(network);
+}
+
 /** A node that is no manager knows an overlay network by its bridge only. */
 function asSeenByWorker(network: EngineNetwork): Json {
   const id = clusterIdOf(network);
   if (id === undefined) return network;
+  if (isLocalNetworkHere(network)) return renderLocalNetworkHere(network);
   const { [NETWORK_ID_LABEL]: _, ...labels } = network.Labels ?? {};
   return { ...network, Id: id, Scope: "swarm", Driver: "overlay", Options: {}, Labels: labels };
 }
@@ -237,6 +266,28 @@ async function refuseLocalName(context: ApiContext, name: string): Promise<void>
   );
   const taken = networks.find((network) => network.Name === name);
   if (taken && clusterIdOf(taken) === undefined) throw nameTaken(name);
+}
+
+/** The engine does not know that networks of the cluster here were made from it. */
+async function refuseConfigInUse(context: ApiContext, network: EngineNetwork): Promise<void> {
+  const networks = checkShape(
+    await context.engine.getJson("/networks"),
+    z.array(engineNetworkSchema),
+  );
+  const user = networks.find((other) => other.Labels?.[LOCAL_CONFIG_LABEL] === network.Name);
+  if (!user) return;
+  throw new ClusterError(
+    "forbidden",
+    `error while removing network: configuration network "${network.Name}" is in use by network ${user.Name}`,
+  );
+}
+
+async function refuseUnknownDriver(context: ApiContext, driver: string): Promise<void> {
+  const info = checkShape(await context.engine.getJson("/info"), engineInfoSchema);
+  const known = info.Plugins?.Network ?? [];
+  // Plugins are listed with their tags, and may be named without.
+  if (driver === "" || known.some((name) => name === driver || name === `${driver}:latest`)) return;
+  throw new ClusterError("not-found", `plugin "${driver}" not found`);
 }
 
 function notFound(ref: string): ClusterError {

@@ -5,7 +5,7 @@
  * Source: Docker Engine API v1.41 definitions; observed answers of dockerd 20.10.24.
  */
 import type { Cluster } from "../../core/objects/cluster.ts";
-import type { Network } from "../../core/objects/network.ts";
+import { isNodeLocal, isOverlay, type Network } from "../../core/objects/network.ts";
 import type { NodeDescription, NodeObject } from "../../core/objects/node.ts";
 import type { ObjectMeta } from "../../core/objects/object-meta.ts";
 import type { Secret, SecretSpec } from "../../core/objects/secret.ts";
@@ -55,7 +55,12 @@ export function renderCluster(cluster: Cluster, tlsInfo: TlsInfo): Json {
 
 /** `raft` as the leader sees it; absent when it could not be asked. */
 export function renderNode(node: NodeObject, raft: RaftStatus | undefined): Json {
-  const description = node.description;
+  const { addresses6: _, ...description } = node.description ?? {
+    Platform: {},
+    Resources: {},
+    Engine: {},
+    TLSInfo: {},
+  };
   return {
     ...renderMeta(node),
     Spec: {
@@ -64,7 +69,7 @@ export function renderNode(node: NodeObject, raft: RaftStatus | undefined): Json
       Role: node.spec.Role,
       Availability: node.spec.Availability,
     },
-    Description: description ?? { Platform: {}, Resources: {}, Engine: {}, TLSInfo: {} },
+    Description: description,
     Status: omitEmpty({
       State: node.status.state,
       Message: node.status.message,
@@ -165,9 +170,22 @@ export function renderService(
 
 function renderEndpoint(service: Service, view: ClusterView): Json {
   const endpoint = service.endpoint;
-  if (!endpoint || (endpoint.ports.length === 0 && endpoint.virtualIps.length === 0)) {
-    return { Spec: {} };
+  if (!endpoint) return { Spec: {} };
+  const virtualIps: Json[] = endpoint.virtualIps.flatMap((vip) =>
+    // One entry an address, as a client of stock reads them.
+    withPrefixes(vip, view.network(vip.networkId)).map((Addr) => ({
+      NetworkID: vip.networkId,
+      Addr,
+    })),
+  );
+  if (endpoint.mode === "vip") {
+    // Networks of local drivers are named there, without an address.
+    for (const { Target } of service.spec.TaskTemplate.Networks ?? []) {
+      const network = view.network(Target);
+      if (network && isNodeLocal(network)) virtualIps.push({ NetworkID: network.id });
+    }
   }
+  if (endpoint.ports.length === 0 && virtualIps.length === 0) return { Spec: {} };
   const spec = service.spec.EndpointSpec;
   return {
     Spec: spec ? endpointWithWords(spec) : {},
@@ -182,14 +200,7 @@ function renderEndpoint(service: Service, view: ClusterView): Json {
           })),
         }
       : {}),
-    ...(endpoint.virtualIps.length > 0
-      ? {
-          VirtualIPs: endpoint.virtualIps.map((vip) => ({
-            NetworkID: vip.networkId,
-            Addr: withPrefix(vip.address, view.network(vip.networkId)),
-          })),
-        }
-      : {}),
+    ...(virtualIps.length > 0 ? { VirtualIPs: virtualIps } : {}),
   };
 }
 
@@ -223,15 +234,18 @@ function withWords(spec: ServiceSpec): ServiceSpec {
 }
 
 function taskSpecWithWords(spec: TaskSpec): TaskSpec {
-  const { Privileges } = spec.ContainerSpec;
+  const { ContainerSpec, PluginSpec } = spec;
+  const { Privileges } = ContainerSpec;
+  const container = {
+    ...ContainerSpec,
+    ...(Privileges
+      ? { Privileges: { CredentialSpec: null, SELinuxContext: null, ...Privileges } }
+      : {}),
+  };
   return {
     ...spec,
-    ContainerSpec: {
-      ...spec.ContainerSpec,
-      ...(Privileges
-        ? { Privileges: { CredentialSpec: null, SELinuxContext: null, ...Privileges } }
-        : {}),
-    },
+    // Of a plugin, too: the CLI reads it without asking whether it is there (service ps, logs).
+    ContainerSpec: PluginSpec ? { Image: PluginSpec.remote } : container,
     ...(spec.RestartPolicy
       ? { RestartPolicy: { Condition: "any", MaxAttempts: 0, ...spec.RestartPolicy } }
       : {}),
@@ -251,9 +265,15 @@ function endpointWithWords(spec: EndpointSpec): EndpointSpec {
 }
 
 /** An address as the API shows it, with its subnet's prefix length. */
-function withPrefix(address: string, network: Network | undefined): string {
+/** All addresses of one leg, IPv4 first. */
+function withPrefixes(
+  leg: { address: string; address6?: string | undefined },
+  network: Network | undefined,
+): string[] {
   const length = network?.subnet?.split("/")[1] ?? "32";
-  return `${address}/${length}`;
+  const length6 = network?.subnet6?.split("/")[1] ?? "128";
+  const { address, address6 } = leg;
+  return [`${address}/${length}`, ...(address6 ? [`${address6}/${length6}`] : [])];
 }
 
 function redactTaskSpec(spec: TaskSpec): TaskSpec {
@@ -321,11 +341,12 @@ export function renderTask(task: Task, view: ClusterView): Json {
   const attachments = (task.networks ?? []).flatMap((attachment) => {
     const network = view.network(attachment.networkId);
     if (!network) return [];
-    const address = attachment.address;
+    const { address, address6 } = attachment;
+    const addresses = address === undefined ? [] : withPrefixes({ address, address6 }, network);
     return [
       {
         Network: renderSwarmNetwork(network),
-        ...(address === undefined ? {} : { Addresses: [withPrefix(address, network)] }),
+        ...(addresses.length > 0 ? { Addresses: addresses } : {}),
       },
     ];
   });
@@ -380,13 +401,17 @@ function renderSwarmNetwork(network: Network): Json {
       DriverConfiguration: omitEmpty({ Name: spec.Driver }),
       ...flags,
       IPAMOptions: { Driver: omitEmpty({ Name: spec.IPAM.Driver }) },
+      ...(spec.ConfigFrom === undefined ? {} : { ConfigFrom: { Network: spec.ConfigFrom } }),
       Scope: network.predefined ? "local" : "swarm",
     },
     DriverState: {
       Name: spec.Driver,
-      ...(network.predefined ? {} : { Options: driverOptions(network) }),
+      ...(isOverlay(network) ? { Options: driverOptions(network) } : {}),
     },
-    IPAMOptions: { Driver: { Name: "default" }, ...omitEmpty({ Configs: ipamConfigs(network) }) },
+    IPAMOptions: {
+      Driver: isNodeLocal(network) ? {} : { Name: "default" },
+      ...omitEmpty({ Configs: ipamConfigs(network) }),
+    },
   };
 }
 
@@ -400,12 +425,16 @@ function driverOptions(network: Network): Record<string, string> {
 function ipamConfigs(network: Network): Json[] {
   if (network.subnet === undefined) return [];
   const range = network.spec.IPAM.Config[0]?.IPRange;
+  const { subnet, gateway, subnet6, gateway6 } = network;
   return [
     {
-      Subnet: network.subnet,
+      Subnet: subnet,
       ...(range ? { IPRange: range } : {}),
-      ...(network.gateway === undefined ? {} : { Gateway: network.gateway }),
+      ...(gateway === undefined ? {} : { Gateway: gateway }),
     },
+    ...(subnet6 === undefined
+      ? []
+      : [{ Subnet: subnet6, ...(gateway6 === undefined ? {} : { Gateway: gateway6 }) }]),
   ];
 }
 

@@ -246,7 +246,8 @@ async function unknownNetworkError(context: ApiContext, ref: string): Promise<Cl
 /** The body of a create or update; with the digest of its image when the client leaves that to us. */
 async function readPinnedSpec(context: ApiContext, c: Context) {
   const spec = normaliseServiceSpec(await readServiceSpec(c));
-  if (knows(c, CLIENT_PINS_SINCE)) return { spec, warnings: [] };
+  // What a plugin is pulled from is no image.
+  if (knows(c, CLIENT_PINS_SINCE) || spec.TaskTemplate.PluginSpec) return { spec, warnings: [] };
   return pinImage(context.engine, spec, registryAuth(c));
 }
 

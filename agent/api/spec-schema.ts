@@ -197,9 +197,22 @@ const logDriverSchema = z.object({
 });
 const taskDefaultsSchema = z.object({ LogDriver: logDriverSchema.exactOptional() });
 
+const pluginPrivileges = z
+  .array(struct({ name: text, description: text, value: texts }))
+  .exactOptional();
+const pluginSpecSchema = struct({
+  name: text,
+  remote: text,
+  privileges: pluginPrivileges,
+  // As the API's description has it.
+  PluginPrivilege: pluginPrivileges,
+  disabled: flag,
+  env: texts,
+});
+
 const taskSpecSchema = z.object({
   ContainerSpec: containerSpecSchema.exactOptional(),
-  PluginSpec: record.exactOptional(),
+  PluginSpec: pluginSpecSchema.exactOptional(),
   NetworkAttachmentSpec: record.exactOptional(),
   Resources: resourcesSchema.exactOptional(),
   RestartPolicy: restartPolicySchema.exactOptional(),
@@ -321,6 +334,13 @@ export const networkCreateSchema = z.object({
 export type NetworkCreate = z.output<typeof networkCreateSchema>;
 
 /** SwarmSpec, for POST /swarm/update: the whole spec, not a merge. Absent numbers are zero. */
+const externalCa = z.object({
+  Protocol: text,
+  URL: text,
+  Options: textMap.exactOptional(),
+  CACert: text,
+});
+
 export const clusterSpecSchema = z.object({
   Name: z.string().default(""),
   Labels: textMap.default({}),
@@ -341,7 +361,7 @@ export const clusterSpecSchema = z.object({
     .object({
       NodeCertExpiry: z.int().default(0),
       ForceRotate: whole,
-      ExternalCAs: z.array(record).exactOptional(),
+      ExternalCAs: z.array(externalCa).exactOptional(),
       SigningCACert: text,
       SigningCAKey: text,
     })
@@ -381,7 +401,7 @@ export const initSchema = z.object({
         .object({
           NodeCertExpiry: count,
           ForceRotate: count,
-          ExternalCAs: z.array(record).exactOptional(),
+          ExternalCAs: z.array(externalCa).exactOptional(),
           SigningCACert: text,
           SigningCAKey: text,
         })

@@ -68,8 +68,9 @@ export function normaliseServiceSpec(parsed: ParsedServiceSpec): ServiceSpec {
   if (runtime === "container" && !ContainerSpec) {
     throw new ClusterError("invalid-argument", "mismatched Runtime and *Spec fields");
   }
-  if (PluginSpec || runtime === "plugin") {
-    notYet("services of runtime plugin are", "install the plugin on each node");
+  if (runtime === "plugin") return pluginService(parsed);
+  if (PluginSpec) {
+    throw new ClusterError("invalid-argument", "mismatched Runtime and *Spec fields");
   }
   if (NetworkAttachmentSpec || runtime === "attachment") {
     notYet("services of runtime attachment are", "use runtime container");
@@ -92,6 +93,37 @@ export function normaliseServiceSpec(parsed: ParsedServiceSpec): ServiceSpec {
     Mode: storedMode(Mode),
   };
   // The schema has left out the empty words ("") that its types still carry.
+  return spec as ServiceSpec;
+}
+
+/**
+ * A service that has a plugin installed on every node. Source: moby daemon/cluster/convert/service.go.
+ */
+function pluginService(parsed: ParsedServiceSpec): ServiceSpec {
+  const { Networks: _, Mode, EndpointSpec, ...rest } = parsed;
+  const given = parsed.TaskTemplate.PluginSpec;
+  if (!given) throw new ClusterError("invalid-argument", "mismatched Runtime and *Spec fields");
+  if (Mode.Replicated) {
+    throw new ClusterError("invalid-argument", "plugins must not use replicated mode");
+  }
+  if (Mode.ReplicatedJob || Mode.GlobalJob) refuse("a plugin is no job: use global mode");
+  if (EndpointSpec?.Ports?.length) refuse("a plugin publishes no ports: leave them out");
+  const { PluginPrivilege, remote = "", privileges = PluginPrivilege, ...plugin } = given;
+  if (remote === "") refuse("PluginSpec: remote must be provided: where the plugin is pulled from");
+  const { RestartPolicy, Placement, ForceUpdate } = parsed.TaskTemplate;
+  const spec = {
+    ...rest,
+    TaskTemplate: {
+      ContainerSpec: { Image: remote },
+      PluginSpec: { ...plugin, remote, ...(privileges ? { privileges } : {}) },
+      ...(RestartPolicy ? { RestartPolicy } : {}),
+      ...(Placement ? { Placement } : {}),
+      ForceUpdate,
+      Runtime: "plugin",
+    },
+    Mode: { Global: {} },
+  };
+  // As in normaliseServiceSpec.
   return spec as ServiceSpec;
 }
 

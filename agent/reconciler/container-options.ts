@@ -476,7 +476,7 @@ export const REFUSED_OPTIONS: Readonly<Record<string, string>> = {
   init: `${BY_SERVICE} --init`,
   "io-maxbandwidth": NOT_ON_LINUX,
   "io-maxiops": NOT_ON_LINUX,
-  ip6: "there are no IPv6 networks in the cluster yet",
+  ip6: "a task's IPv6 address follows from its IPv4 address on the network: fix that one with ip",
   isolation: NOT_ON_LINUX,
   "kernel-memory": "engines have no such limit any more: use --limit-memory",
   label: `${BY_SERVICE} --container-label`,

@@ -8,6 +8,7 @@
  *    remote tasks (datapath §3).
  * 2. Overlay legs get no aliases: the engine's embedded DNS would answer a service's name with one
  *    local container (datapath §6). The container's name is the task's name, never a service's.
+ *    Legs on networks of local drivers have nothing else: there the names of services are aliases.
  * 3. The only DNS server is the gateway of the default leg, where the mesh answers; a second one would be
  *    asked while ours is away and turn service names into NXDOMAIN (datapath §6).
  * 4. The default leg is the first non-internal overlay network by name, for so libnetwork chooses the
@@ -19,7 +20,7 @@
 import { ClusterError } from "../../core/errors.ts";
 import type { NodeSettings } from "../../core/dispatcher/assignment.ts";
 import { resourceEnvironment } from "../../core/objects/generic-resource.ts";
-import type { Network } from "../../core/objects/network.ts";
+import { isNodeLocal, type Network } from "../../core/objects/network.ts";
 import type { Config, Secret } from "../../core/objects/secret.ts";
 import {
   type ContainerSpec,
@@ -35,6 +36,11 @@ import { expandTemplate, taskTemplateContext, type TemplateContext } from "./tem
 export const TASK_ID_LABEL = "shoal.task.id";
 /** Names the cluster; containers of another one are never touched. */
 export const CLUSTER_ID_LABEL = "shoal.cluster.id";
+/**
+ * On the engine's networks that stand for ones of local drivers (core/objects/network.ts, isNodeLocal):
+ * the config-only network that it was made from, or nothing.
+ */
+export const LOCAL_CONFIG_LABEL = "shoal.network.config-from";
 /** Stock Swarm's label with the task's name; a container is ours only when it still has this name. */
 export const TASK_NAME_LABEL = "com.docker.swarm.task.name";
 
@@ -61,7 +67,11 @@ export type ContainerBody = {
   ExposedPorts?: Record<string, Record<string, never>>;
   NetworkingConfig?: { EndpointsConfig: Record<string, EndpointConfig> };
 };
-export type EndpointConfig = { IPAMConfig: { IPv4Address: string } };
+export type EndpointConfig = {
+  IPAMConfig?: { IPv4Address: string; IPv6Address?: string };
+  Aliases?: string[];
+  GwPriority?: number;
+};
 export type HostConfig = {
   NetworkMode: string;
   RestartPolicy: { Name: "no" };
@@ -109,7 +119,7 @@ export type VolumeBody = {
 export type ContainerPlan = {
   name: string;
   body: ContainerBody;
-  /** Every overlay leg, the first one being in the body; an engine before 25 takes one at create. */
+  /** Every leg on a network of the cluster, the first one being in the body; an engine before 25 takes one at create. */
   legs: { networkId: string; dockerNetwork: string; endpoint: EndpointConfig }[];
   files: TaskFile[];
   /** Named volumes that need a driver or labels; made before, since the engine ignores these at create. */
@@ -140,7 +150,7 @@ export function containerPlan(input: ContainerInput): ContainerPlan {
   const spec = task.spec.ContainerSpec;
   const name = taskName(task);
   const context = taskTemplateContext(task, { ...settings, ...input.platform });
-  const legs = overlayLegs(input);
+  const legs = networkLegs(input);
   const logDriver = logDriverOf(task);
   const dns = dnsSettings(input, legs);
   const files = [...taskFiles(input, context), ...dns.files];
@@ -243,25 +253,29 @@ export function imageReference(image: string): string {
   return /:[^/]+$/.test(image) ? image : `${image}:latest`;
 }
 
-/** Overlay networks of the task, as ids; predefined node-local ones are left out. */
-export function overlayNetworkIds(task: Task, networks: ReadonlyMap<string, Network>): string[] {
+/** Ids of the task's networks that this node makes for it; those that every engine has are left out. */
+export function madeNetworkIds(task: Task, networks: ReadonlyMap<string, Network>): string[] {
   return (task.networks ?? [])
     .map((attachment) => attachment.networkId)
-    .filter((id) => networks.get(id)?.spec.Driver === "overlay");
+    .filter((id) => {
+      const network = networks.get(id);
+      return network !== undefined && !network.predefined;
+    });
 }
 
 type Leg = { network: Network; dockerNetwork: string; endpoint: EndpointConfig };
 
-function overlayLegs(input: ContainerInput): Leg[] {
+function networkLegs(input: ContainerInput): Leg[] {
   const legs: Leg[] = [];
   for (const attachment of input.task.networks ?? []) {
     const network = requireNetwork(input, attachment.networkId);
-    if (isPredefined(network)) continue;
-    if (network.spec.Driver !== "overlay") {
-      throw new ClusterError(
-        "invalid-argument",
-        `Cannot attach to network "${network.spec.Name}": driver "${network.spec.Driver}" is not supported, use overlay`,
-      );
+    if (network.predefined) continue;
+    const dockerNetwork = input.dockerNetworkName(network);
+    if (isNodeLocal(network)) {
+      const name = input.task.serviceName;
+      const Aliases = [...new Set([name, `tasks.${name}`, ...attachment.aliases])];
+      legs.push({ network, dockerNetwork, endpoint: { Aliases } });
+      continue;
     }
     if (!attachment.address) {
       // Source: SwarmKit's text, known to users.
@@ -270,17 +284,44 @@ function overlayLegs(input: ContainerInput): Leg[] {
         "node is missing network attachments, ip addresses may be exhausted",
       );
     }
+    const { address, address6 } = attachment;
     legs.push({
       network,
-      dockerNetwork: input.dockerNetworkName(network),
-      endpoint: { IPAMConfig: { IPv4Address: attachment.address } },
+      dockerNetwork,
+      endpoint: {
+        IPAMConfig: { IPv4Address: address, ...(address6 ? { IPv6Address: address6 } : {}) },
+      },
     });
   }
   // The default leg first (rule 4), the rest by name, so that the plan does not depend on arrival.
-  return legs.sort(
+  legs.sort(
     (a, b) =>
       Number(a.network.spec.Internal) - Number(b.network.spec.Internal) ||
       (a.network.spec.Name < b.network.spec.Name ? -1 : 1),
+  );
+  return answeringByMesh(input, legs);
+}
+
+/**
+ * A task with ingress ports answers by the way that the mesh knows, so its default route is by an overlay
+ * leg: where the engine would take a local driver's, told so, or (before engine 28) refused.
+ */
+function answeringByMesh({ task, platform }: ContainerInput, legs: Leg[]): Leg[] {
+  const isPublished = (task.ports ?? []).some((port) => port.PublishMode === "ingress");
+  const first = legs.findIndex(({ network }) => !isNodeLocal(network) && !network.spec.Internal);
+  const wanted = legs[first];
+  const [before] = legs;
+  if (!isPublished || !wanted || !before || first === 0) return legs;
+  const GW_PRIORITY_ENGINE = 28;
+  const major = Number.parseInt(platform.engineVersion ?? "", 10);
+  if (major < GW_PRIORITY_ENGINE) {
+    throw new ClusterError(
+      "invalid-argument",
+      `Cannot publish ports in ingress mode from network "${before.network.spec.Name}": Docker Engine ${platform.engineVersion} routes by the first name, and "${before.network.spec.Name}" comes before "${wanted.network.spec.Name}"; give the network a later name, publish with mode=host, or use Docker Engine ${GW_PRIORITY_ENGINE}`,
+    );
+  }
+  return legs.map((leg) =>
+    leg === wanted ? { ...leg, endpoint: { ...leg.endpoint, GwPriority: 1 } } : leg,
   );
 }
 
@@ -292,14 +333,10 @@ function requireNetwork(input: ContainerInput, id: string): Network {
   return network;
 }
 
-function isPredefined(network: Network): boolean {
-  return network.predefined === true || ["host", "bridge", "null"].includes(network.spec.Driver);
-}
-
 function predefinedMode(input: ContainerInput): string | undefined {
   for (const attachment of input.task.networks ?? []) {
     const network = requireNetwork(input, attachment.networkId);
-    if (!isPredefined(network)) continue;
+    if (!network.predefined) continue;
     return network.spec.Driver === "null" ? "none" : network.spec.Driver;
   }
   return undefined;
@@ -307,7 +344,7 @@ function predefinedMode(input: ContainerInput): string | undefined {
 
 function dnsSettings(input: ContainerInput, legs: Leg[]) {
   const config = input.task.spec.ContainerSpec.DNSConfig;
-  const gateway = legs[0]?.network.gateway;
+  const gateway = legs.find(({ network }) => network.gateway !== undefined)?.network.gateway;
   const options = config?.Options ?? [];
   const files: (TaskFile & { target: string })[] = [];
   // Without an overlay leg nobody of ours answers: the user's own servers are given to the engine. With

@@ -27,10 +27,18 @@ export type EngineInfo = {
   /** As the engine tells them; read by readGenericResources. */
   genericResources?: unknown[];
 };
-/** Body of POST /networks/create; made by the mesh (net/mesh/docker-network.ts). */
+/** Body of POST /networks/create; made in networks.ts. */
 export type NetworkBody = { Name: string; Labels: Record<string, string> };
-/** Without a container: of a network. `isGone`: removed, or no more on a network. */
-export type EngineEvent = { containerId?: string; isGone?: boolean };
+/** A network of the engine, as far as networks of local drivers are made from it. */
+export type NetworkDetails = {
+  ConfigOnly?: boolean;
+  EnableIPv6?: boolean;
+  IPAM?: unknown;
+  Options?: Record<string, string> | null | undefined;
+  Labels?: Record<string, string> | null | undefined;
+};
+/** Without a container: of a network or a plugin. `isGone`: removed, or no more on a network. */
+export type EngineEvent = { containerId?: string; isGone?: boolean; isPlugin?: boolean };
 
 export type Docker = {
   info(): Promise<EngineInfo>;
@@ -58,6 +66,8 @@ export type Docker = {
   ): Promise<void>;
   createVolume(body: VolumeBody): Promise<void>;
   listNetworks(label: string): Promise<NetworkSummary[]>;
+  /** By name or id; `undefined` when there is none. */
+  inspectNetwork(ref: string): Promise<NetworkDetails | undefined>;
   createNetwork(body: NetworkBody): Promise<void>;
   removeNetwork(id: string): Promise<void>;
   connectNetwork(networkId: string, containerId: string, endpoint: EndpointConfig): Promise<void>;
@@ -86,7 +96,8 @@ export function createDocker(socketPath: string): Docker {
   return {
     info: async () => {
       const info: RawInfo = await call("info", () => engine.info());
-      return engineInfo(info);
+      const plugins: RawPlugin[] = await call("list plugins", () => engine.listPlugins());
+      return withManagedPlugins(engineInfo(info), plugins);
     },
     listContainers: async (label) => {
       const list = await call("list containers", (abortSignal) =>
@@ -144,6 +155,13 @@ export function createDocker(socketPath: string): Docker {
       );
       return list.map((item) => ({ id: item.Id, name: item.Name, labels: item.Labels ?? {} }));
     },
+    inspectNetwork: (ref) =>
+      unlessStatus([404], async () => {
+        const found: NetworkDetails = await call("inspect network", () =>
+          engine.getNetwork(ref).inspect(),
+        );
+        return found;
+      }),
     createNetwork: async (body) => {
       await call("create network", () => engine.createNetwork(body));
     },
@@ -314,6 +332,35 @@ function engineInfo(info: RawInfo): EngineInfo {
   };
 }
 
+/** Of GET /plugins, as far as it is used. */
+type RawPlugin = {
+  Name: string;
+  Enabled: boolean;
+  Config: { Interface: { Types: unknown } };
+};
+/** Source: moby daemon/cluster/executor/container/executor.go Describe. */
+const DRIVER_KINDS = {
+  volumedriver: "Volume",
+  networkdriver: "Network",
+  logdriver: "Log",
+} as const;
+
+/** The engine lists drivers of its managed plugins apart from its own. */
+function withManagedPlugins(info: EngineInfo, plugins: readonly RawPlugin[]): EngineInfo {
+  const drivers = { ...info.plugins };
+  for (const { Name, Enabled, Config } of plugins) {
+    // Texts as `docker.volumedriver/1.0`, which dockerode's type takes for objects.
+    const types = Array.isArray(Config.Interface.Types) ? Config.Interface.Types : [];
+    for (const type of Enabled ? types : []) {
+      const capability = /^docker\.(\w+)\//.exec(String(type))?.[1];
+      for (const [name, kind] of Object.entries(DRIVER_KINDS)) {
+        if (name === capability) drivers[kind] = [...(drivers[kind] ?? []), Name];
+      }
+    }
+  }
+  return { ...info, plugins: drivers };
+}
+
 /** Longer than any event: a line that grows beyond is dropped with what is buffered. */
 const EVENT_LINE_MAX = 1_000_000;
 
@@ -322,7 +369,7 @@ async function watchEvents(
   handlers: { onEvent(event: EngineEvent): void; onEnd(): void },
 ): Promise<{ close(): void }> {
   const stream = await call("watch events", () =>
-    engine.getEvents({ filters: { type: ["container", "network"] } }),
+    engine.getEvents({ filters: { type: ["container", "network", "plugin"] } }),
   );
   let hasEnded = false;
   let buffered = "";
@@ -368,6 +415,7 @@ function parseEvent(line: string): EngineEvent | undefined {
     const containerId =
       event.Type === "container" ? event.Actor?.ID : event.Actor?.Attributes?.container;
     const isGone = event.Action === "destroy" || event.Action === "disconnect";
+    if (event.Type === "plugin") return { isPlugin: true };
     return { ...(containerId ? { containerId } : {}), ...(isGone ? { isGone } : {}) };
   } catch (error) {
     // A line cut off by a dying engine; events are only wake-ups, the resync sees what it told.

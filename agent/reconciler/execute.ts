@@ -13,6 +13,7 @@ import { type Docker, isEngineAway } from "./docker.ts";
 import type { Images } from "./image.ts";
 import { dockerNetworkName, type DockerNetworks } from "./networks.ts";
 import type { ObservedContainer } from "./observed.ts";
+import { type Plugins, preparePlugin } from "./plugins.ts";
 import type { EngineStep } from "./task-step.ts";
 import type { TaskFiles } from "./task-files.ts";
 
@@ -36,6 +37,8 @@ export type ExecutePorts = {
   images: Images;
   networks: DockerNetworks;
   files: TaskFiles;
+  /** Absent: services of runtime plugin are refused. */
+  plugins?: Plugins;
 };
 
 export type ExecuteInput = {
@@ -43,6 +46,8 @@ export type ExecuteInput = {
   wanted: Wanted;
   platform: { architecture: string; os: string; engineVersion?: string };
   container: ObservedContainer | undefined;
+  /** Of a plugin's task: the plugin, and whether what there is of it is ours. */
+  plugin?: { name: string; isOwn: boolean } | undefined;
   /** Aborted when the task is to stop: a pull is not waited for any longer. */
   signal: AbortSignal;
 };
@@ -66,7 +71,11 @@ export async function executeStep(ports: ExecutePorts, input: ExecuteInput): Pro
 }
 
 async function runStep(ports: ExecutePorts, input: ExecuteInput): Promise<void> {
-  const { step } = input;
+  const { step, plugin } = input;
+  if (plugin) {
+    await runPluginStep(ports, input, plugin);
+    return;
+  }
   switch (step.type) {
     case "prepare":
       await prepare(ports, input);
@@ -86,6 +95,34 @@ async function runStep(ports: ExecutePorts, input: ExecuteInput): Promise<void> 
     case "remove":
       ports.files.remove(step.taskId);
       await ports.docker.removeContainer(step.containerId);
+      return;
+    default:
+      unreachable(step);
+  }
+}
+
+async function runPluginStep(
+  { plugins, files }: ExecutePorts,
+  { step, wanted }: ExecuteInput,
+  { name, isOwn }: NonNullable<ExecuteInput["plugin"]>,
+): Promise<void> {
+  if (!plugins) throw new ClusterError("invalid-argument", `Cannot have plugin ${name} here`);
+  const { PluginSpec, ContainerSpec } = wanted.tasks.get(step.taskId)?.spec ?? {};
+  switch (step.type) {
+    case "prepare": {
+      const registryAuth = ContainerSpec?.PullOptions?.RegistryAuth;
+      if (PluginSpec) await preparePlugin(plugins, PluginSpec, { isOwn, registryAuth });
+      return;
+    }
+    case "start":
+      if (!PluginSpec?.disabled) await plugins.enable(name);
+      return;
+    case "stop":
+      await plugins.disable(name);
+      return;
+    case "remove":
+      files.remove(step.taskId);
+      await plugins.remove(name);
       return;
     default:
       unreachable(step);

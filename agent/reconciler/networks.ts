@@ -1,9 +1,15 @@
-/** The bridge networks in the engine that stand for overlay networks on this node. */
+/**
+ * The engine's networks that stand for the cluster's on this node: a bridge for an overlay network, and
+ * for one of a local driver a network of that driver, with what this node's config-only network says.
+ *
+ * The engine itself is not told of the configuration (`ConfigFrom`): it would let such a network have no
+ * labels, and by their labels the cluster's networks are known.
+ */
 import { ClusterError } from "../../core/errors.ts";
-import type { Network } from "../../core/objects/network.ts";
-import { dockerNetworkBody, NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
-import { CLUSTER_ID_LABEL } from "./container-spec.ts";
-import type { Docker } from "./docker.ts";
+import { isNodeLocal, type Network } from "../../core/objects/network.ts";
+import { dockerNetworkBody, NETWORK_ID_LABEL, networkMtu } from "../../net/mesh/docker-network.ts";
+import { CLUSTER_ID_LABEL, LOCAL_CONFIG_LABEL } from "./container-spec.ts";
+import type { Docker, NetworkBody } from "./docker.ts";
 
 export type DockerNetworks = {
   /** Makes the network unless it is there; one creation at a time a network. */
@@ -17,19 +23,22 @@ export function dockerNetworkName(network: Network): string {
   return network.spec.Name;
 }
 
-export function createDockerNetworks(docker: Docker, mtu: number): DockerNetworks {
+/** `underlayMtu`: of the device that carries the data path. */
+export function createDockerNetworks(docker: Docker, underlayMtu: number): DockerNetworks {
   const creations = new Map<string, Promise<void>>();
   const create = async (network: Network, clusterId: string) => {
+    if (isNodeLocal(network)) {
+      await createLocal(docker, network, clusterId);
+      return;
+    }
     if (network.subnet === undefined || network.gateway === undefined) {
       throw new ClusterError(
         "failed-precondition",
         `network ${network.spec.Name} has no subnet yet, the allocator has to give it one`,
       );
     }
-    const present = await docker.listNetworks(`${NETWORK_ID_LABEL}=${network.id}`);
-    const sameCluster = present.filter((item) => item.labels[CLUSTER_ID_LABEL] === clusterId);
-    if (sameCluster.length > 0) return;
-    const body = dockerNetworkBody(network, mtu);
+    if (await isPresent(docker, network, clusterId)) return;
+    const body = dockerNetworkBody(network, networkMtu(network, underlayMtu));
     await docker.createNetwork({
       ...body,
       Labels: { ...body.Labels, [CLUSTER_ID_LABEL]: clusterId },
@@ -53,4 +62,45 @@ export function createDockerNetworks(docker: Docker, mtu: number): DockerNetwork
       }
     },
   };
+}
+
+async function isPresent(docker: Docker, network: Network, clusterId: string): Promise<boolean> {
+  const present = await docker.listNetworks(`${NETWORK_ID_LABEL}=${network.id}`);
+  return present.some((item) => item.labels[CLUSTER_ID_LABEL] === clusterId);
+}
+
+/** @throws {ClusterError} docker: no such configuration here, or the engine refuses the network. */
+async function createLocal(docker: Docker, network: Network, clusterId: string): Promise<void> {
+  if (await isPresent(docker, network, clusterId)) return;
+  const { spec } = network;
+  const { ConfigFrom = "" } = spec;
+  const config = ConfigFrom === "" ? undefined : await docker.inspectNetwork(ConfigFrom);
+  if (ConfigFrom !== "" && !config?.ConfigOnly) {
+    // The engine's words, and what to do.
+    const problem = config
+      ? `"${ConfigFrom}" is not a configuration network`
+      : `configuration network "${ConfigFrom}" does not exist`;
+    throw new ClusterError(
+      "docker",
+      `${problem} on this node: create it here with docker network create --config-only, or keep the service off this node by a constraint`,
+    );
+  }
+  const body: NetworkBody & Record<string, unknown> = {
+    Name: spec.Name,
+    CheckDuplicate: true,
+    Driver: spec.Driver,
+    Internal: spec.Internal,
+    Attachable: spec.Attachable,
+    EnableIPv6: config?.EnableIPv6 ?? spec.EnableIPv6,
+    IPAM: config?.IPAM ?? spec.IPAM,
+    Options: config?.Options ?? spec.Options,
+    Labels: {
+      ...config?.Labels,
+      ...spec.Labels,
+      [NETWORK_ID_LABEL]: network.id,
+      [CLUSTER_ID_LABEL]: clusterId,
+      [LOCAL_CONFIG_LABEL]: ConfigFrom,
+    },
+  };
+  await docker.createNetwork(body);
 }

@@ -10,6 +10,7 @@ import type { UnixMs } from "../../core/ids.ts";
 import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
 import {
   CLUSTER_ID_LABEL,
+  LOCAL_CONFIG_LABEL,
   STOP_GRACE_SECONDS_DEFAULT,
   TASK_ID_LABEL,
   TASK_NAME_LABEL,
@@ -21,8 +22,12 @@ import type { Observed, ObservedContainer, ObservedNetwork } from "./observed.ts
 const INSPECT_CONCURRENCY = 8;
 
 export type Observer = {
-  /** @throws {ClusterError} unavailable, docker: nothing is known of the engine's state then. */
-  observe(clusterId: string): Promise<Observed>;
+  /**
+   * `busyTaskIds`: their containers are left for later, as they were. The engine answers an inspection
+   * only when a start or stop of that container is over, and all others would wait for it.
+   * @throws {ClusterError} unavailable, docker: nothing is known of the engine's state then.
+   */
+  observe(clusterId: string, busyTaskIds?: ReadonlySet<string>): Promise<Observed>;
   /** The container of this id or name is inspected at the next observation. */
   markStale(container: string): void;
   /** The networks are listed again. */
@@ -66,7 +71,7 @@ export function createObserver(docker: Docker): Observer {
     markAllStale: () => {
       isListDue = true;
     },
-    observe: async (clusterId) => {
+    observe: async (clusterId, busyTaskIds) => {
       // Taken before asking: what becomes stale meanwhile is for the next time.
       const wasListDue = isListDue;
       const wereNetworksStale = areNetworksStale || isListDue;
@@ -85,7 +90,12 @@ export function createObserver(docker: Docker): Observer {
           for (const id of seen.keys()) if (!ids.has(id)) seen.delete(id);
           for (const id of ids) staleNow.add(id);
         }
-        const refs = [...staleNow];
+        const refs: string[] = [];
+        for (const ref of staleNow) {
+          const known = seen.get(ref);
+          if (known && busyTaskIds?.has(known.taskId)) stale.add(ref);
+          else refs.push(ref);
+        }
         for (let i = 0; i < refs.length; i += INSPECT_CONCURRENCY) {
           const some = refs.slice(i, i + INSPECT_CONCURRENCY);
           await Promise.all(some.map((ref) => inspect(clusterId, ref)));
@@ -111,7 +121,9 @@ function observedNetworks(
   const networks = new Map<string, ObservedNetwork>();
   for (const { id, name, labels } of listed) {
     const networkId = labels[NETWORK_ID_LABEL];
-    if (networkId) networks.set(networkId, { dockerId: id, name, networkId });
+    if (!networkId) continue;
+    const isLocal = labels[LOCAL_CONFIG_LABEL] !== undefined;
+    networks.set(networkId, { dockerId: id, name, networkId, ...(isLocal ? { isLocal } : {}) });
   }
   return networks;
 }

@@ -21,8 +21,14 @@ export type ObservedContainer = {
   hostPorts: NonNullable<TaskStatus["ports"]>;
 };
 
-/** A bridge network that stands for an overlay network here. */
-export type ObservedNetwork = { dockerId: string; name: string; networkId: string };
+/** The engine's network that stands for one of the cluster here. */
+export type ObservedNetwork = {
+  dockerId: string;
+  name: string;
+  networkId: string;
+  /** Of a local driver (core/objects/network.ts, isNodeLocal); else the bridge of an overlay network. */
+  isLocal?: true;
+};
 
 export type Observed = {
   /** By task id. */

@@ -6,7 +6,7 @@
 import type { UnixMs } from "../../core/ids.ts";
 import type { Network } from "../../core/objects/network.ts";
 import { isTaskDead, type Task } from "../../core/objects/task.ts";
-import { overlayNetworkIds } from "./container-spec.ts";
+import { madeNetworkIds } from "./container-spec.ts";
 import type { Observed } from "./observed.ts";
 import {
   type Attempt,
@@ -29,6 +29,8 @@ export type PlanInput = {
   /** Networks that users' containers here are on, or about to be. */
   attachedNetworkIds: ReadonlySet<string>;
   nowMs: UnixMs;
+  /** Of tasks whose end nobody saw: when they go on (task-step.ts). */
+  restartsAtMs?: ReadonlyMap<string, UnixMs>;
 };
 
 export type ReconcilerPlan = { steps: TaskStep[]; wakeAtMs?: UnixMs };
@@ -48,6 +50,7 @@ export function planTasks(input: PlanInput): ReconcilerPlan {
       attempt: input.attempts.get(id),
       wantedDockerNetworks: task ? wantedDockerNetworks(task, input) : [],
       nowMs: input.nowMs,
+      restartAtMs: input.restartsAtMs?.get(id),
     });
     if (step) plan.steps.push(step);
     if (wakeAtMs !== undefined) plan.wakeAtMs = Math.min(wakeAtMs, plan.wakeAtMs ?? wakeAtMs);
@@ -56,13 +59,16 @@ export function planTasks(input: PlanInput): ReconcilerPlan {
 }
 
 function wantedDockerNetworks(task: Task, input: PlanInput): string[] {
-  return overlayNetworkIds(task, input.networks).flatMap((id) => {
+  return madeNetworkIds(task, input.networks).flatMap((id) => {
     const network = input.networks.get(id);
     return network ? [input.dockerNetworkName(network)] : [];
   });
 }
 
-/** A network that no local task uses is kept this long: a replacement task mostly comes soon. */
+/**
+ * An overlay network that no local task uses is kept this long: a replacement task mostly comes soon. One
+ * of a local driver is not, since it may hold what another wants (the parent device of a macvlan).
+ */
 export const NETWORK_LINGER_MS = 30_000;
 
 export type NetworkPlan = {
@@ -76,7 +82,7 @@ export type NetworkPlan = {
 
 /**
  * Bridges that live tasks need and that are missing (also: removed by hand), and those that none has
- * needed for NETWORK_LINGER_MS. A bridge found unused for the first time starts its time now.
+ * needed for NETWORK_LINGER_MS (overlays only). A bridge found unused for the first time starts its time now.
  */
 export function planNetworks(
   input: PlanInput & { lastUsedMs: ReadonlyMap<string, UnixMs> },
@@ -87,7 +93,7 @@ export function planNetworks(
     const { status } = currentRecord(task, input.records.get(task.id));
     const isWanted = task.desiredState !== "shutdown" && task.desiredState !== "remove";
     if (isWanted && !isTaskDead(status.state)) {
-      for (const id of overlayNetworkIds(task, input.networks)) used.add(id);
+      for (const id of madeNetworkIds(task, input.networks)) used.add(id);
     }
   }
   // Also of tasks that are not wanted any more. The engine lets go of a container's legs only at the end
@@ -101,15 +107,21 @@ export function planNetworks(
     if (attached.has(name)) used.add(networkId);
   }
   const plan: NetworkPlan = { create: [], remove: [], lastUsedMs: new Map() };
+  const names = new Set([...observed.networks.values()].map(({ name }) => name));
+  /** A removed network's bridge has the name of one that is to be made here: it goes first, and at once. */
+  const awaitedNames = new Set<string>();
   for (const id of used) {
     const network = input.networks.get(id);
-    if (network && !observed.networks.has(id)) plan.create.push(network);
+    if (!network || observed.networks.has(id)) continue;
+    const name = input.dockerNetworkName(network);
+    if (names.has(name)) awaitedNames.add(name);
+    else plan.create.push(network);
   }
-  for (const id of observed.networks.keys()) {
+  for (const [id, { isLocal, name }] of observed.networks) {
     const lastMs = used.has(id) ? nowMs : (input.lastUsedMs.get(id) ?? nowMs);
     plan.lastUsedMs.set(id, lastMs);
     if (used.has(id)) continue;
-    const dueMs = lastMs + NETWORK_LINGER_MS;
+    const dueMs = lastMs + (isLocal || awaitedNames.has(name) ? 0 : NETWORK_LINGER_MS);
     if (dueMs <= nowMs) plan.remove.push(id);
     else plan.wakeAtMs = Math.min(dueMs, plan.wakeAtMs ?? dueMs);
   }

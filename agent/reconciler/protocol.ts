@@ -31,6 +31,8 @@ export type ReconcilerOutput =
   | { type: "statuses"; statuses: { taskId: string; status: TaskStatus }[] }
   /** Overlay networks that exist in the engine here now (bridge device up); the mesh binds DNS and sysctls. */
   | { type: "networks-present"; networkIds: string[] }
+  /** The engine refuses to make or to drop a network; it is tried again. For the log. */
+  | { type: "network-failed"; networkId: string; message: string }
   /** A container of whoever was removed, or has left a network. */
   | { type: "container-gone" }
   /** The description changed (engine restarted with another version, labels). */

@@ -10,6 +10,8 @@
  * R3. While the engine is away nothing is planned: statuses stay as they are.
  * R4. Without the node's settings (cluster id) nothing is touched; without a complete set ever seen,
  *     nothing is removed.
+ * R5. What ended while this agent was away is not told before a manager is heard. When none is for ALONE_MS, it goes
+ *     on: a site that has lost power and its way to the managers has its services back.
  */
 import { assert } from "../../core/assert.ts";
 import type { AssignmentItem } from "../../core/dispatcher/assignment.ts";
@@ -18,12 +20,20 @@ import type { UnixMs } from "../../core/ids.ts";
 import type { NodeDescription } from "../../core/objects/node.ts";
 import { taskName, TASK_STATE_ORDER, type TaskStatus } from "../../core/objects/task.ts";
 import { nodeDescription } from "./description.ts";
+import { isEngineAway } from "./docker.ts";
 import { executeStep, type ExecutePorts, type StepOutcome, type Wanted } from "./execute.ts";
 import type { Journal } from "./journal.ts";
 import { dockerNetworkName } from "./networks.ts";
 import type { Observed } from "./observed.ts";
 import { createObserver } from "./observe.ts";
 import { planNetworks, planTasks } from "./plan.ts";
+import {
+  type EnginePlugin,
+  hasNoPlugins,
+  ownPlugins,
+  pluginContainers,
+  pluginName,
+} from "./plugins.ts";
 import type { ReconcilerOutput } from "./protocol.ts";
 import type { Attempt, EngineStep, TaskRecord, TaskStep } from "./task-step.ts";
 
@@ -48,12 +58,20 @@ const STEPS_MAX = { prepare: 8, start: 8, stop: 16, remove: 8 };
 const RESYNC_PERIOD_MS = 10_000;
 /** Wakings within this time become one pass. */
 const WAKE_DELAY_MS = 5;
-const STATUS_DELAY_MS = 50;
+/** Between two reports; the first one after a pause leaves at once, with what its pass has found. */
+const STATUS_PERIOD_MS = 50;
+/**
+ * Before it is told that a task on an overlay network runs: without a healthcheck that means that it is
+ * balanced, and programs need a moment until they listen. As long as the drain before a stop.
+ */
+const SETTLE_MS = 300;
 const STATUS_BATCH_MAX = 500;
 const ENGINE_RETRY_MS = 200;
 const ENGINE_RETRY_MS_MAX = 5_000;
 const NETWORK_RETRY_MS = 5_000;
 const WIPE_TIMEOUT_MS = 60_000;
+/** After so long without a manager this node is on its own. */
+const ALONE_MS = 30_000;
 /** Reports of one task in one pass: from assigned to rejected or complete there are eight states. */
 const REPORT_ROUNDS_MAX = 10;
 
@@ -70,6 +88,25 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
     attachedNetworkIds = attachedNetworks(items, wanted.settings?.nodeId);
   };
   const records = journal.records();
+  const aloneAtMs = ports.nowMs() + ALONE_MS;
+  let isHeard = false;
+  /** R5. Set at the first observation. */
+  let restartsAtMs: Map<string, UnixMs> | undefined;
+  const managerHeard = () => {
+    if (isHeard) return;
+    isHeard = true;
+    restartsAtMs = undefined;
+    wake();
+  };
+  const noteEnds = ({ containers }: Observed) => {
+    if (isHeard) return;
+    const all = [...containers.values()];
+    const isEnd = ({ taskId, state }: (typeof all)[number]) =>
+      state === "exited" && records.get(taskId)?.status.state === "running";
+    restartsAtMs ??= new Map(all.filter(isEnd).map(({ taskId }) => [taskId, aloneAtMs]));
+    // Once it goes on, its next end is its own.
+    for (const { taskId, state } of all) if (state === "running") restartsAtMs.delete(taskId);
+  };
   const attempts = new Map<string, Attempt>();
   const busy = new Map<string, { step: EngineStep; abort: AbortController }>();
   /** Steps that have ended, to be counted after the next observation. */
@@ -80,10 +117,13 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
     os: "",
   };
   let lastDescription: string | undefined;
+  let isDescriptionDue = false;
   let events: { close(): void } | undefined;
   let engineRetryMs = ENGINE_RETRY_MS;
   let lastResyncMs = 0;
   let lastObserved: Observed = { containers: new Map(), networks: new Map() };
+
+  let lastPlugins: EnginePlugin[] = [];
 
   let networksSent: string | undefined;
   let networkLastUsedMs = new Map<string, UnixMs>();
@@ -97,23 +137,45 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
   let timer: Timer | undefined;
   let onWiped: (() => void) | undefined;
 
-  const pendingStatuses = new Map<string, TaskStatus>();
+  const pendingStatuses = new Map<string, { status: TaskStatus; dueMs: number }>();
   let statusTimer: Timer | undefined;
+  let statusesSentAtMs = Number.NEGATIVE_INFINITY;
 
   // ---- statuses -------------------------------------------------------------------------------
 
   const queueStatus = (taskId: string, status: TaskStatus) => {
-    // The latest only: states passed through within the delay are of no use to the managers.
-    pendingStatuses.set(taskId, status);
-    statusTimer ??= setTimeout(sendStatuses, STATUS_DELAY_MS);
+    // The latest only: states passed through within the period are of no use to the managers.
+    const isSettling = status.state === "running" && isBalanced(taskId);
+    const dueMs = performance.now() + (isSettling ? SETTLE_MS : 0);
+    pendingStatuses.set(taskId, { status, dueMs });
+    planStatuses();
+  };
+  const isBalanced = (taskId: string) => {
+    const task = wanted.tasks.get(taskId);
+    const hasCheck = lastObserved.containers.get(taskId)?.health !== undefined;
+    return !hasCheck && task?.networks?.some(({ address }) => address !== undefined) === true;
+  };
+  const planStatuses = () => {
+    clearTimeout(statusTimer);
+    statusTimer = undefined;
+    if (pendingStatuses.size === 0) return;
+    let atMs = Number.POSITIVE_INFINITY;
+    for (const { dueMs } of pendingStatuses.values()) atMs = Math.min(atMs, dueMs);
+    atMs = Math.max(atMs, statusesSentAtMs + STATUS_PERIOD_MS);
+    statusTimer = setTimeout(sendStatuses, Math.max(0, Math.ceil(atMs - performance.now())));
   };
   const sendStatuses = () => {
-    statusTimer = undefined;
-    const statuses = [...pendingStatuses].map(([taskId, status]) => ({ taskId, status }));
-    pendingStatuses.clear();
+    statusesSentAtMs = performance.now();
+    const statuses: { taskId: string; status: TaskStatus }[] = [];
+    for (const [taskId, { status, dueMs }] of pendingStatuses) {
+      if (dueMs > statusesSentAtMs) continue;
+      pendingStatuses.delete(taskId);
+      statuses.push({ taskId, status });
+    }
     for (let i = 0; i < statuses.length; i += STATUS_BATCH_MAX) {
       ports.output({ type: "statuses", statuses: statuses.slice(i, i + STATUS_BATCH_MAX) });
     }
+    planStatuses();
   };
   const report = (taskId: string, record: TaskRecord) => {
     records.set(taskId, record);
@@ -136,12 +198,21 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
     lastDescription = text;
     return isChanged;
   };
+  /** Tells the managers when the engine is another, or has other drivers by its plugins. */
+  const describeAnew = async () => {
+    isDescriptionDue = false;
+    const info = await docker.info();
+    platform = { architecture: info.architecture, os: info.os, engineVersion: info.version };
+    const description = nodeDescription(info);
+    if (noteDescription(description)) ports.output({ type: "description-changed", description });
+  };
   const openEngine = async () => {
     // Events first: what happens between them and the observation is seen by one of the two.
     const opened = await docker.watchEvents({
-      onEvent: ({ containerId, isGone }) => {
+      onEvent: ({ containerId, isGone, isPlugin }) => {
         if (isGone) ports.output({ type: "container-gone" });
-        if (containerId) observer.markStale(containerId);
+        if (isPlugin) isDescriptionDue = true;
+        else if (containerId) observer.markStale(containerId);
         else observer.markNetworksStale();
         wake();
       },
@@ -151,10 +222,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       },
     });
     try {
-      const info = await docker.info();
-      platform = { architecture: info.architecture, os: info.os, engineVersion: info.version };
-      const description = nodeDescription(info);
-      if (noteDescription(description)) ports.output({ type: "description-changed", description });
+      await describeAnew();
     } catch (error) {
       opened.close();
       throw error;
@@ -214,6 +282,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
     let seen: Observed;
     try {
       if (!events) await openEngine();
+      else if (isDescriptionDue) await describeAnew();
       const nowMs = ports.nowMs();
       if (nowMs - lastResyncMs >= RESYNC_PERIOD_MS || nowMs < lastResyncMs) {
         observer.markAllStale();
@@ -229,7 +298,10 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
           observer.markNetworksStale();
         }
       }
-      seen = await observer.observe(clusterId);
+      const endedIds = new Set(endedNow.map(({ taskId }) => taskId));
+      seen = await observer.observe(clusterId, new Set(busy.keys()).difference(endedIds));
+      const plugins = hasNoPlugins(wanted.tasks, records) ? undefined : ports.plugins;
+      lastPlugins = plugins ? await plugins.list() : [];
     } catch (error) {
       ended = [...endedNow, ...ended];
       throw error;
@@ -239,12 +311,17 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       busy.delete(taskId); // R1
       noteAttempt(taskId, step, outcome);
     }
+    const asContainers = pluginContainers(lastPlugins, wanted.tasks, records);
+    if (asContainers.size > 0) {
+      seen = { ...seen, containers: new Map([...seen.containers, ...asContainers]) };
+    }
     lastObserved = seen;
     return act(seen, clusterId);
   };
 
   const act = (seen: Observed, clusterId: string): UnixMs | undefined => {
     const nowMs = ports.nowMs();
+    noteEnds(seen);
     // R4: without a set, a container whose task is not known may well be wanted.
     const containers = journal.hasCompleteSet()
       ? seen.containers
@@ -258,6 +335,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       dockerNetworkName,
       attachedNetworkIds,
       nowMs,
+      ...(restartsAtMs ? { restartsAtMs } : {}),
     };
     let plan = planTasks(input);
     for (let round = 0; plan.steps.some(isRecordStep); round++) {
@@ -301,9 +379,11 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
     // Those left out are planned again when one of these has ended.
     if (runningCount >= STEPS_MAX[step.type]) return;
     const abort = new AbortController();
+    const plugin = pluginOf(step);
     busy.set(step.taskId, { step, abort });
     executeStep(ports, {
       step,
+      plugin,
       wanted,
       platform,
       container: lastObserved.containers.get(step.taskId),
@@ -312,6 +392,21 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       ended.push({ taskId: step.taskId, step, outcome });
       wake();
     }, crash);
+  };
+
+  /** The plugin that the step is about; before one is installed it is written down as ours. */
+  const pluginOf = (step: EngineStep): { name: string; isOwn: boolean } | undefined => {
+    const record = records.get(step.taskId);
+    const spec = wanted.tasks.get(step.taskId)?.spec.PluginSpec;
+    const name = spec ? pluginName(spec) : record?.plugin;
+    if (name === undefined) return undefined;
+    const isOwn =
+      ownPlugins(records).has(name) || !lastPlugins.some((plugin) => plugin.name === name);
+    if (step.type === "prepare" && isOwn && record && record.plugin !== name) {
+      records.set(step.taskId, { ...record, plugin: name });
+      journal.putRecord(step.taskId, { ...record, plugin: name });
+    }
+    return { name, isOwn };
   };
 
   const noteAttempt = (taskId: string, step: EngineStep, outcome: StepOutcome) => {
@@ -355,8 +450,11 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
     networksBusy.add(id);
     change()
       .catch((error: unknown) => {
-        // The task that needs it tells the reason; here it is only tried again.
         if (!(error instanceof ClusterError)) throw error;
+        // A task that needs it tells the reason; a user's container cannot.
+        if (!isEngineAway(error)) {
+          ports.output({ type: "network-failed", networkId: id, message: error.message });
+        }
       })
       .then(() => {
         networksBusy.delete(id);
@@ -379,6 +477,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
 
   return {
     assignments: (told) => {
+      managerHeard();
       const put = told.put.map((item) => neverBack(items.get(item.key), item));
       const change = { ...told, put };
       journal.putAssignments(change);
@@ -399,6 +498,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       return description;
     },
     reportAll: () => {
+      managerHeard();
       for (const [taskId, record] of records) queueStatus(taskId, record.status);
     },
     wipe: async () => {
@@ -486,6 +586,7 @@ function attachedNetworks(
   const ids = new Set<string>();
   for (const { kind, body } of items.values()) {
     if (kind !== "endpoint" || body.serviceId !== "" || body.nodeId !== nodeId) continue;
+    if (body.localNetworkId !== undefined) ids.add(body.localNetworkId);
     for (const { networkId } of body.addresses) ids.add(networkId);
   }
   return ids;

@@ -45,7 +45,7 @@ export function openItemSealer(keyPath: string): ItemSealer {
 }
 
 function isSecret(item: AssignmentItem): boolean {
-  if (item.kind === "secret") return true;
+  if (item.kind === "secret" || item.kind === "mesh-keys") return true;
   return item.kind === "task" && item.body.spec.ContainerSpec.PullOptions !== undefined;
 }
 

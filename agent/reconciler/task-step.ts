@@ -4,7 +4,8 @@
  *
  * Invariants:
  * T1. A status only moves forward, and a dead status is final.
- * T2. A container is created once per task and started once: one that has exited is never started again.
+ * T2. A container is created once per task and started once: one that has exited is not started again, but for one
+ *     that ended with its host while no manager can be reached (`restartAtMs`).
  * T3. Until a task's key is gone its container is kept, dead or not (logs, history).
  * T4. A dead or unwanted task has no running container: it is stopped with its grace time.
  * T5. An error before STARTING rejects the task, one from STARTING on fails it.
@@ -47,6 +48,8 @@ export type TaskRecord = {
    * container with a healthcheck unhealthy, so the reason could not be told from it any more.
    */
   isUnhealthy?: boolean;
+  /** Of a plugin's task: the plugin that it has installed, or was about to (plugins.ts). */
+  plugin?: string;
 };
 
 /** How the last engine step of a task ended, unless what it was to do was observed since. */
@@ -82,6 +85,11 @@ export type TaskSituation = {
   record?: TaskRecord | undefined;
   container?: ObservedContainer | undefined;
   attempt?: Attempt | undefined;
+  /**
+   * Its container had ended when this agent began to look (a power cut), and no manager has been heard since. The end
+   * is not told before a manager is heard; from this time on the task goes on instead, if its restart policy says so.
+   */
+  restartAtMs?: UnixMs | undefined;
   /** Engine names of the overlay networks that a prepared container is attached to. */
   wantedDockerNetworks: readonly string[];
   nowMs: UnixMs;
@@ -194,7 +202,7 @@ function stepRunning(task: Task, record: TaskRecord, situation: TaskSituation): 
   if (!container || container.state === "created") {
     return fail(task, record, situation, goneText(task));
   }
-  if (container.state === "exited") return finish(task, record, situation, container);
+  if (container.state === "exited") return stepEnded(task, record, situation, container);
   if (record.isUnhealthy) return stop(situation, container);
   if (container.health === "unhealthy") return markUnhealthy(task, record);
   const { status } = record;
@@ -206,6 +214,25 @@ function stepRunning(task: Task, record: TaskRecord, situation: TaskSituation): 
   if (!isChanged) return {};
   // Restarted by hand, or the managers' status knows no container: same state, new facts.
   return reportStep(task, { ...record, status: { ...status, ...facts } });
+}
+
+function stepEnded(
+  task: Task,
+  record: TaskRecord,
+  situation: TaskSituation,
+  container: ObservedContainer,
+): StepDecision {
+  const { restartAtMs, attempt, nowMs } = situation;
+  const isRefused = attempt?.step === "start" && attempt.isFatal;
+  const isOver = isRefused || record.isUnhealthy === true || !mayRestart(task, container);
+  if (restartAtMs === undefined || isOver) return finish(task, record, situation, container);
+  if (nowMs < restartAtMs) return { wakeAtMs: restartAtMs };
+  return engineStep({ type: "start", taskId: task.id, containerId: container.id }, situation);
+}
+
+function mayRestart({ spec }: Task, { exitCode }: ObservedContainer): boolean {
+  const condition = spec.RestartPolicy?.Condition ?? "any";
+  return condition === "any" || (condition === "on-failure" && exitCode !== 0);
 }
 
 function finish(

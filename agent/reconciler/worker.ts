@@ -2,8 +2,8 @@
 import { dirname, join } from "node:path";
 import { assert, unreachable } from "../../core/assert.ts";
 import { serveWorker } from "../../core/worker-server.ts";
-import { overlayMtu } from "../../net/mesh/docker-network.ts";
 import { createDocker } from "./docker.ts";
+import { createPlugins } from "./engine-plugins.ts";
 import { createImages } from "./image.ts";
 import { openJournal } from "./journal.ts";
 import { createDockerNetworks } from "./networks.ts";
@@ -31,7 +31,8 @@ export function startReconcilerWorker(): void {
         reconciler = startReconciler({
           docker,
           images: createImages(docker),
-          networks: createDockerNetworks(docker, overlayMtu(UNDERLAY_MTU)),
+          plugins: createPlugins(input.engineSocket),
+          networks: createDockerNetworks(docker, UNDERLAY_MTU),
           files: createTaskFiles(TASK_FILES_DIR),
           journal: openJournal(input.dir, join(dirname(input.dir), "pki", "journal.key")),
           nowMs: () => Date.now(),

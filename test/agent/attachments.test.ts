@@ -94,3 +94,42 @@ test("gives back the addresses that no container of this node has, and no others
   await server.stop(true);
   rmSync(dir, { recursive: true });
 });
+
+test("a network of a local driver is used while a container of a user is on it", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "shoal-attach-"));
+  const engineSocket = join(dir, "engine.sock");
+  const task = { Labels: { "shoal.task.id": "t1" }, NetworkSettings: { Networks: { mv: {} } } };
+  const containers: object[] = [task, { NetworkSettings: { Networks: { mv: {} } } }];
+  const networks = [{ Id: "d1", Name: "mv", Labels: { "shoal.network.id": "mv1" } }];
+  const server = Bun.serve({
+    unix: engineSocket,
+    fetch: ({ url }) => Response.json(url.endsWith("/networks") ? networks : containers),
+  });
+  const asked: unknown[] = [];
+  let passes = 0;
+  const attachments = startAttachments({
+    nodeId: () => "n1",
+    engineSocket,
+    ask: async (method, params) => {
+      asked.push([method, params]);
+      return { id: "a1", networkName: "mv", address: "", gateway: "" };
+    },
+    log: createLogger("silent"),
+    checkPeriodMs: 5,
+    graceMs: 0,
+  });
+  const item = endpoint("a1", "", "n1", "");
+  if (item.kind === "endpoint") Object.assign(item.body, { addresses: [], localNetworkId: "mv1" });
+  attachments.take(complete(item));
+  await attachments.attach({ network: "mv", name: "", aliases: [] });
+  // One that could not be made: the other one still uses it.
+  attachments.settle("a1", false);
+  await until("some looks", () => ++passes > 10);
+  expect(asked).toHaveLength(1);
+  containers.pop();
+  await until("it is given back", () => asked.length > 1);
+  expect(asked[1]).toEqual(["detach", { ids: ["a1"] }]);
+  attachments.stop();
+  await server.stop(true);
+  rmSync(dir, { recursive: true });
+});

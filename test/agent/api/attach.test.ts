@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { NET1_ID } from "./fake-ports.ts";
+import { makeLocalNetwork, NET1_ID } from "./fake-ports.ts";
 import { type ApiLab, at, createLab, field } from "./lab.ts";
 
 let lab: ApiLab;
@@ -59,6 +59,25 @@ describe("POST /containers/create", () => {
     },
   );
 
+  test("on a network with IPv6 it gets both addresses, and none of the user's own", async () => {
+    const network = lab.ports.rows.network(NET1_ID);
+    if (!network) throw new Error("no net1");
+    lab.ports.put("network", { ...network, subnet6: "fd00:1::/64", gateway6: "fd00:1::1" });
+    const { body } = await createContainer({ HostConfig: { NetworkMode: "net1" } });
+    const [held] = attachments();
+    expect(held?.address6).toMatch(/^fd00:1::/);
+    const IPAMConfig = { IPv4Address: held?.address, IPv6Address: held?.address6 };
+    expect(at(body, "got")).toMatchObject({
+      NetworkingConfig: { EndpointsConfig: { net1: { IPAMConfig } } },
+    });
+    const wish = { IPAMConfig: { IPv6Address: "fd00:1::9" } };
+    const own = await createContainer({
+      HostConfig: { NetworkMode: "net1" },
+      NetworkingConfig: { EndpointsConfig: { net1: wish } },
+    });
+    expect(field(own.body, "message")).toContain("leave --ip6 out");
+  });
+
   test("an address of the user's own, or a network that is not attachable, is refused", async () => {
     const wish = { IPAMConfig: { IPv4Address: "10.0.1.9" } };
     const own = await createContainer({
@@ -72,7 +91,39 @@ describe("POST /containers/create", () => {
     const ingress = await createContainer({ HostConfig: { NetworkMode: "ingress" } });
     expect(ingress.status).toBe(403);
     expect(field(ingress.body, "message")).toContain("not manually attachable");
-    expect(attachments()).toHaveLength(0);
+    // What was given before it was refused goes back.
+    const given = attachments().map(({ id }): [string, boolean] => [id, false]);
+    expect(lab.ports.settled).toEqual(given);
+  });
+
+  test("when its second network cannot be had, the address on the first goes back at once", async () => {
+    const answer = await createContainer({
+      HostConfig: { NetworkMode: "net1" },
+      NetworkingConfig: { EndpointsConfig: { net1: {}, ingress: {} } },
+    });
+    expect(answer.status).toBe(403);
+    const [held] = attachments();
+    expect(lab.ports.settled).toEqual([[held?.id ?? "", false]]);
+  });
+
+  test("on a network of a local driver it gets what the user says, and no address of ours", async () => {
+    lab.ports.put("network", makeLocalNetwork("mv1", "mv"));
+    lab.engine.networks.push({ Name: "mv", Id: "b3", Labels: { "shoal.network.id": "mv1" } });
+    const body = {
+      Image: "a",
+      HostConfig: { NetworkMode: "mv" },
+      NetworkingConfig: { EndpointsConfig: { mv: { IPAMConfig: { IPv4Address: "10.7.0.9" } } } },
+    };
+    const missing = await createContainer(body);
+    expect(missing.status).toBe(404);
+    expect(field(missing.body, "message")).toContain('configuration network "cfg" does not exist');
+    lab.engine.networks.push({ Name: "cfg", Id: "b4", ConfigOnly: true });
+    for (let times = 1; times <= 2; times += 1) {
+      const answer = await createContainer(body);
+      expect([answer.status, at(answer.body, "got")]).toEqual([201, body]);
+    }
+    // One stands for all containers of the node.
+    expect(attachments()).toMatchObject([{ networkId: "mv1", address: "" }]);
   });
 
   test("a node that is in no cluster passes everything on", async () => {
@@ -91,6 +142,13 @@ describe("POST /networks/{id}/connect", () => {
       Container: "c2",
       EndpointConfig: { IPAMConfig: { IPv4Address: held?.address } },
     });
+  });
+
+  test("goes to the engine with the client's version, which decides what it reads", async () => {
+    await lab.call("POST", "/v1.40/networks/net1/connect", { Container: "c2" });
+    expect(lab.engine.requests.at(-1)).toBe("POST /v1.40/networks/net1/connect");
+    await lab.call("POST", "/networks/net1/connect", { Container: "c3" });
+    expect(lab.engine.requests.at(-1)).toBe("POST /networks/net1/connect");
   });
 
   test("to a network of the engine's own is passed on", async () => {

@@ -1,5 +1,13 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { BRIDGE, HOST_ID, INGRESS_ID, NET1_ID, notManager } from "./fake-ports.ts";
+import {
+  BRIDGE,
+  HOST_ID,
+  INGRESS_ID,
+  makeLocalNetwork,
+  makeNode,
+  NET1_ID,
+  notManager,
+} from "./fake-ports.ts";
 import golden from "./golden/networks.json" with { type: "json" };
 import { type ApiLab, at, createLab, field } from "./lab.ts";
 
@@ -20,6 +28,12 @@ const NET1_BRIDGE = {
   Containers: { c0ffee: { Name: "web.1.x" } },
 };
 
+const local = (set: Record<string, unknown>) => ({
+  Driver: "macvlan",
+  Scope: "swarm",
+  ConfigFrom: { Network: "cfg" },
+  ...set,
+});
 const names = (body: unknown) =>
   Array.isArray(body) ? body.map((network) => field(network, "Name")).sort() : body;
 const create = (set: Record<string, unknown>) =>
@@ -133,6 +147,28 @@ describe("POST /networks/create", () => {
     expect(network).toMatchObject({ subnet: "172.20.0.0/16", gateway: "172.20.0.9" });
   });
 
+  test("gives a network with IPv6 a subnet of each family, the user's where one is given", async () => {
+    const own = await create({ EnableIPv6: true });
+    const network = lab.ports.rows.network(field(own.body, "Id"));
+    expect(network).toMatchObject({ subnet: "10.0.2.0/24", spec: { EnableIPv6: true } });
+    expect(network?.subnet6).toMatch(/^fd.*\/64$/);
+    const Config = [
+      { Subnet: "FD00:5::/64", Gateway: "fd00:5::fe" },
+      { Subnet: "172.20.0.0/16", Gateway: "172.20.0.9" },
+    ];
+    const answer = await create({ Name: "wish", EnableIPv6: true, IPAM: { Config } });
+    const shown = await lab.call("GET", `/networks/${field(answer.body, "Id")}`);
+    expect(shown.body).toMatchObject({
+      EnableIPv6: true,
+      IPAM: {
+        Config: [
+          { Subnet: "172.20.0.0/16", Gateway: "172.20.0.9" },
+          { Subnet: "fd00:5::/64", Gateway: "fd00:5::fe" },
+        ],
+      },
+    });
+  });
+
   const subnet = (Subnet: string, more: Record<string, unknown> = {}) => ({
     IPAM: { Config: [{ Subnet, ...more }] },
   });
@@ -148,15 +184,42 @@ describe("POST /networks/create", () => {
     [subnet("10.0.1.128/25"), 400, "Pool overlaps with other one on this address space"],
     [subnet("10.255.9.0/24"), 400, "Pool overlaps with other one on this address space"],
     [subnet("10.300.0.0/24"), 400, "invalid subnet 10.300.0.0/24"],
-    [subnet("fd00::/64"), 400, "IPv6 subnets are not supported"],
+    [subnet("fd00::/64"), 400, "IPv6 is not enabled on this network: add --ipv6"],
+    [{ EnableIPv6: true, ...subnet("fd00::/40") }, 400, "choose one from 48 to 120"],
+    [{ EnableIPv6: true, ...subnet("fd00::x/64") }, 400, "not an IPv6 CIDR"],
+    [{ EnableIPv6: true, ...subnet("fd00::/64", { Gateway: "fd01::1" }) }, 400, "gateway fd01::1"],
+    [
+      { EnableIPv6: true, IPAM: { Config: [{ Subnet: "fd00::/64" }, { Subnet: "fd01::/64" }] } },
+      501,
+      "more than one IPv6 subnet",
+    ],
     [subnet("172.20.0.0/30"), 400, "the prefix length is 30"],
     [subnet("172.20.0.0/24", { Gateway: "172.20.1.1" }), 400, "gateway 172.20.1.1"],
     [subnet("172.20.0.0/24", { IPRange: "172.20.0.0/25" }), 501, "IP ranges are not supported"],
     [{ IPAM: { Config: [{ Gateway: "1.2.3.4" }] } }, 400, "a gateway needs a subnet"],
     [{ IPAM: { Driver: "dhcp" } }, 501, 'IPAM driver "dhcp" is not supported'],
-    [{ Options: { encrypted: "" } }, 501, "encrypted overlay networks are not supported yet"],
-    [{ EnableIPv6: true }, 501, "IPv6 on overlay networks is not supported yet"],
-    [{ Driver: "macvlan", Scope: "swarm" }, 501, 'driver "macvlan" and scope swarm'],
+    [
+      { Options: { encrypted: "" } },
+      400,
+      "cannot create encrypted network new: the node of this cluster cannot encrypt (it has not said that it can)",
+    ],
+    [
+      { Options: { encrypted: "" }, EnableIPv6: true },
+      501,
+      "IPv6 on encrypted overlay networks is not supported yet",
+    ],
+    [{ ConfigFrom: { Network: "cfg" } }, 400, "not made from a node's cfg"],
+    [{ Driver: "nosuch", Scope: "swarm" }, 404, 'plugin "nosuch" not found'],
+    [{ Driver: "", Scope: "swarm" }, 400, "if driver is specified name is required"],
+    [local({ Labels: { a: "b" } }), 403, "user specified configurations are not supported"],
+    [local({ EnableIPv6: true }), 403, "user specified configurations are not supported"],
+    [local({ Options: { parent: "x" } }), 403, "network driver options are not supported"],
+    [
+      { Driver: "macvlan", Scope: "swarm", ...subnet("10.9.0.0/24") },
+      400,
+      "would give out the same addresses of 10.9.0.0/24",
+    ],
+    [{ Driver: "macvlan", Ingress: true, Scope: "swarm" }, 403, "can only be global scope"],
     [{ Labels: { "com.docker.swarm.predefined": "" } }, 403, "internally created predefined"],
   ];
   test.each(refusals)("refuses %j", async (set, status, message) => {
@@ -164,6 +227,25 @@ describe("POST /networks/create", () => {
     const answer = await create(set);
     expect(field(answer.body, "message")).toContain(message);
     expect(answer.status).toBe(status);
+  });
+
+  test("makes an encrypted one as soon as one node can, and says what each of them lacks else", async () => {
+    const encryption = (lack?: string) => ({
+      encryption: { generations: [], keyIds: [], ...(lack === undefined ? {} : { lack }) },
+    });
+    const [first] = lab.ports.rows.nodes();
+    if (!first) throw new Error("no node");
+    const lacks = ["kernel lacks ESP: load module esp4", "kernel lacks IPsec: load modules"];
+    lab.ports.put("node", { ...first, ...encryption(lacks[0]) });
+    lab.ports.put("node", makeNode("node2", "beta", encryption(lacks[1])));
+    const refused = await create({ Options: { encrypted: "true" } });
+    expect(field(refused.body, "message")).toContain(
+      `no node of this cluster can encrypt (${lacks.join("; ")}). Load these modules`,
+    );
+    lab.ports.put("node", makeNode("node2", "beta", encryption()));
+    expect((await create({ Options: { encrypted: "true" } })).status).toBe(201);
+    const made = lab.ports.rows.networkByName("new");
+    expect(made?.spec.Options).toEqual({ encrypted: "true" });
   });
 
   test("refuses an overlay network on a worker", async () => {
@@ -199,6 +281,56 @@ describe("POST /networks/create", () => {
     expect([taken.status, taken.body]).toEqual([
       409,
       { message: "network with name net1 already exists" },
+    ]);
+  });
+});
+
+describe("networks of local drivers", () => {
+  const HERE = {
+    Name: "mv",
+    Id: "d".repeat(64),
+    Scope: "local",
+    Driver: "macvlan",
+    Labels: { "shoal.network.id": "mv1", "shoal.network.config-from": "cfg", own: "x" },
+    IPAM: { Driver: "default", Config: [{ Subnet: "10.7.0.0/24" }] },
+    Containers: { c0ffee: { Name: "web.1.x" } },
+  };
+  const shown = { Id: "mv1", Scope: "swarm", Driver: "macvlan", ConfigFrom: { Network: "cfg" } };
+
+  test.each([
+    ["macvlan", "macvlan"],
+    ["vendor/net", "vendor/net"],
+    ["bridge", "bridge"],
+  ])("of driver %j are stored with no address of the cluster", async (given, Driver) => {
+    const request = local({ Driver: given, Attachable: true });
+    expect((await create(request)).status).toBe(201);
+    const made = lab.ports.rows.networkByName("new");
+    expect(made?.spec).toMatchObject({ Driver, Attachable: true, ConfigFrom: "cfg" });
+    expect([made?.subnet, made?.vni]).toEqual([undefined, undefined]);
+  });
+
+  test("are shown as the cluster knows them, and as the engine has them here", async () => {
+    lab.ports.put("network", makeLocalNetwork("mv1", "mv"));
+    const known = await lab.call("GET", "/networks/mv");
+    expect(known.body).toMatchObject({ ...shown, IPAM: { Config: [] }, Containers: null });
+    lab.engine.networks.push(HERE);
+    for (const isManager of [true, false]) {
+      if (!isManager) asWorker();
+      const here = await lab.call("GET", "/networks/mv");
+      const wanted = { ...HERE, ...shown, Labels: { own: "x" } };
+      expect(here.body).toEqual(wanted);
+      expect((await lab.call("GET", "/networks")).body).toContainEqual(wanted);
+    }
+  });
+
+  test("keep the configuration that they are made from", async () => {
+    lab.engine.networks.push({ ...BRIDGE, Name: "cfg", Id: "e".repeat(64), ConfigOnly: true });
+    expect((await lab.call("DELETE", "/networks/cfg")).status).toBe(204);
+    lab.engine.networks.push(HERE);
+    const refused = await lab.call("DELETE", "/networks/cfg");
+    expect([refused.status, field(refused.body, "message")]).toEqual([
+      403,
+      'error while removing network: configuration network "cfg" is in use by network mv',
     ]);
   });
 });

@@ -33,6 +33,11 @@ const ports = (published: number, mode = "ingress", target = 80) => ({
   },
 });
 
+const plugin = (PluginSpec: Record<string, unknown>, set: Record<string, unknown>) => ({
+  template: { Runtime: "plugin", PluginSpec, ContainerSpec: undefined },
+  ...set,
+});
+
 describe("POST /services/create", () => {
   test("stores the spec and answers with the id", async () => {
     const answer = await create({
@@ -254,10 +259,25 @@ describe("POST /services/create", () => {
       "invalid value for Mode.ReplicatedJob.TotalCompletions",
     ],
     [
-      "a plugin",
-      { template: { Runtime: "plugin" } },
-      501,
-      "services of runtime plugin are not supported yet",
+      "a plugin that is none",
+      { template: { Runtime: "plugin" }, Mode: { Global: {} } },
+      400,
+      "mismatched Runtime and *Spec fields",
+    ],
+    ["a plugin with replicas", plugin({ remote: "lab" }, {}), 400, "must not use replicated mode"],
+    ["a plugin as a job", plugin({ remote: "lab" }, { Mode: { GlobalJob: {} } }), 400, "no job"],
+    ["a plugin from nowhere", plugin({ name: "x" }, { Mode: {} }), 400, "remote must be provided"],
+    [
+      "a plugin with ports",
+      plugin({ remote: "lab" }, { Mode: { Global: {} }, ...ports(8080) }),
+      400,
+      "a plugin publishes no ports",
+    ],
+    [
+      "a container that is a plugin too",
+      { template: { PluginSpec: { remote: "lab" } } },
+      400,
+      "mismatched Runtime and *Spec fields",
     ],
   ];
   test.each(refusals)("refuses %s", async (_what, set, status, message) => {
@@ -288,6 +308,28 @@ describe("POST /services/create", () => {
     await lab.createService({ Name: "h2", ...ports(9090, "host") });
     const ingress = await create({ Name: "h3", ...ports(9090) });
     expect(field(ingress.body, "message")).toContain("as a host-published port");
+  });
+
+  test("a plugin is global, and is shown in stock's words", async () => {
+    const PluginPrivilege = [{ Name: "network", Value: ["host"] }];
+    const given = { Name: "d", Remote: "lab:1", Disabled: false, PluginPrivilege, Env: ["A=1"] };
+    const id = await lab.createService(plugin(given, { Mode: {} }));
+    const { body } = await lab.call("GET", `/services/${id}?insertDefaults=true`);
+    const shown = at(at(body, "Spec"), "TaskTemplate");
+    expect(shown).toMatchObject({
+      Runtime: "plugin",
+      PluginSpec: {
+        name: "d",
+        remote: "lab:1",
+        privileges: [{ name: "network", value: ["host"] }],
+        env: ["A=1"],
+      },
+    });
+    // For clients that read it without asking.
+    expect(at(shown, "ContainerSpec")).toEqual({ Image: "lab:1" });
+    expect(at(at(body, "Spec"), "Mode")).toEqual({ Global: {} });
+    const listed = await lab.call("GET", '/services?filters={"runtime":["plugin"]}');
+    expect(listed.body).toHaveLength(1);
   });
 
   test("accepts the node's own network by name", async () => {

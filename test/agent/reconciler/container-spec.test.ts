@@ -229,6 +229,14 @@ describe("containerPlan()", () => {
     });
   });
 
+  test("a leg on a network with IPv6 has both addresses", () => {
+    const networks = [{ ...leg("neta", "10.77.1.9"), address6: "fd00:1::9" }];
+    const plan = containerPlan(input(aTask("t1", { networks })));
+    expect(plan.legs[0]?.endpoint).toEqual({
+      IPAMConfig: { IPv4Address: "10.77.1.9", IPv6Address: "fd00:1::9" },
+    });
+  });
+
   test("a task with internal networks only asks the first one's gateway", () => {
     const plan = containerPlan(input(aTask("t1", { networks: [leg("netc", "10.77.3.9")] })));
     expect(plan.body.HostConfig.Dns).toEqual(["10.77.3.1"]);
@@ -239,6 +247,41 @@ describe("containerPlan()", () => {
     const plan = containerPlan(input(aTask("t1", { networks })));
     expect(plan.legs).toEqual([]);
     expect(plan.body.HostConfig.NetworkMode).toBe("host");
+  });
+
+  test("a leg of a local driver has names and no address; overlays still give DNS", () => {
+    const local = { ...aNetwork("netm", { name: "mv", driver: "macvlan" }) };
+    delete local.subnet;
+    delete local.gateway;
+    const macvlan = { networkId: "netm", aliases: ["db", "web"] };
+    const alone = containerPlan(input(aTask("t1", { networks: [macvlan] }), { networks: [local] }));
+    const Aliases = ["web", "tasks.web", "db"];
+    expect(alone.legs).toEqual([{ networkId: "netm", dockerNetwork: "mv", endpoint: { Aliases } }]);
+    expect(alone.body.HostConfig).not.toHaveProperty("Dns");
+    const both = aTask("t1", { networks: [macvlan, leg("netz", "10.77.1.9")] });
+    const zeta = aNetwork("netz", { name: "zeta" });
+    const plan = containerPlan(input(both, { networks: [local, zeta] }));
+    expect(plan.legs.map(({ dockerNetwork }) => dockerNetwork)).toEqual(["mv", "zeta"]);
+    expect(plan.body.HostConfig.Dns).toEqual(["10.77.1.1"]);
+  });
+
+  test("with ingress ports the default route is by an overlay, or it is refused", () => {
+    const ingress = aNetwork("neti", { name: "ingress" });
+    const legs = (name: string, engineVersion: string) => {
+      const local = aNetwork("netm", { name, driver: "macvlan" });
+      const networks = [{ networkId: "netm", aliases: [] }, leg("neti", "10.77.1.9")];
+      const ports = [
+        { Protocol: "tcp", TargetPort: 80, PublishedPort: 8080, PublishMode: "ingress" },
+      ];
+      const given = input(aTask("t1", { networks, ports }), { networks: [local, ingress] });
+      const platform = { ...given.platform, engineVersion };
+      return containerPlan({ ...given, platform }).legs.map(({ endpoint }) => endpoint);
+    };
+    const IPAMConfig = { IPv4Address: "10.77.1.9" };
+    const Aliases = ["web", "tasks.web"];
+    expect(legs("mv", "20.10.24")).toEqual([{ IPAMConfig }, { Aliases }]);
+    expect(legs("br", "28.1.0")).toEqual([{ Aliases }, { IPAMConfig, GwPriority: 1 }]);
+    expect(() => legs("br", "20.10.24")).toThrow('"br" comes before "ingress"');
   });
 
   test("ndots above 0 brings a resolv.conf of our own", () => {

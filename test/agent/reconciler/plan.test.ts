@@ -237,6 +237,31 @@ describe("planNetworks()", () => {
     expect(idle(1_000, 1_000 + NETWORK_LINGER_MS).remove).toEqual(["neta"]);
   });
 
+  test("drops one at once whose name a new network waits for, and makes that afterwards", () => {
+    const tasks = new Map([["a", aTask("a", attached)]]);
+    const old = { dockerId: "d9", name: network.spec.Name, networkId: "gone" };
+    const plan = planNetworks({
+      ...planInput({
+        tasks,
+        nowMs: 1_000,
+        observed: { containers: new Map(), networks: new Map([["gone", old]]) },
+      }),
+      lastUsedMs: new Map([["gone", 1_000]]),
+    });
+    expect([plan.remove, plan.create]).toEqual([["gone"], []]);
+  });
+
+  test("drops one of a local driver as soon as it is unused", () => {
+    const local = new Map([
+      ["netm", { dockerId: "d2", name: "mv", networkId: "netm", isLocal: true as const }],
+    ]);
+    const plan = planNetworks({
+      ...planInput({ nowMs: 1_000, observed: { containers: new Map(), networks: local } }),
+      lastUsedMs: new Map([["netm", 1_000]]),
+    });
+    expect(plan.remove).toEqual(["netm"]);
+  });
+
   test("keeps one while a container of an unwanted task is on it", () => {
     const containers = new Map([["gone", aContainer({ taskId: "gone" })]]);
     const plan = planNetworks({

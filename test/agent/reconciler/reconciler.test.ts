@@ -152,17 +152,53 @@ describe.skipIf(reason !== undefined)("reconciler", () => {
     engine.docker("stop", "-t", "0", taskName(ends));
     const finishedAt = engine.docker("inspect", "-f", "{{.State.FinishedAt}}", taskName(ends));
     node = startNode(engine, node.sent);
+    // A manager is heard.
+    node.reconciler.reportAll();
     const ended = await node.untilState("ends", "failed");
     expect(ended.err).toBe("task: non-zero exit (137)");
     expect(ended.atMs).toBe(Date.parse(finishedAt));
     // Nothing is assigned again: it goes on from the journal.
-    node.reconciler.reportAll();
     await until("reported again", WAIT_MS, () => node.sent.get("stays")?.state === "running");
     expect(engine.docker("inspect", "-f", "{{.Id}}", taskName(stays))).toBe(
       before.container?.id ?? "",
     );
     expect(node.sequence("stays")).toEqual([]);
   });
+
+  test("what ended with its host goes on when no manager is heard, and fails once when one is", async () => {
+    const withPolicy = (task: Task, Condition: "on-failure" | "none"): Task => ({
+      ...task,
+      spec: { ...task.spec, RestartPolicy: { Condition } },
+    });
+    const tasks = [
+      aTask("lost"),
+      withPolicy(aTask("failing", { slot: 2 }), "on-failure"),
+      withPolicy(aTask("once", { slot: 3 }), "none"),
+    ];
+    node.assign(tasks.map((task) => items.task(task)));
+    for (const { id } of tasks) await node.untilState(id, "running");
+    await node.reconciler.stop();
+    for (const task of tasks) engine.docker("stop", "-t", "0", taskName(task));
+    const clock = { aheadMs: 0 };
+    node = startNode(engine, node.sent, clock);
+    clock.aheadMs = 27_000;
+    // Its policy says that it does not go on: no manager need be heard for that.
+    await node.untilState("once", "failed");
+    expect(node.sequence("lost")).toEqual([]);
+    const isRunning = (task: Task) =>
+      engine.docker("inspect", "-f", "{{.State.Running}}", taskName(task)) === "true";
+    expect(tasks.map(isRunning)).toEqual([false, false, false]);
+    for (const task of tasks.slice(0, 2)) {
+      await until(`${task.id} goes on`, WAIT_MS, () => isRunning(task));
+    }
+    await until("its pid is known", WAIT_MS, () => node.sequence("lost").length > 0);
+    expect(node.sequence("lost")).toEqual(["running started"]);
+    // From now on it is as any other.
+    engine.docker("kill", taskName(tasks[0]!));
+    expect((await node.untilState("lost", "failed")).err).toBe("task: non-zero exit (137)");
+    node.reconciler.reportAll();
+    expect(isRunning(tasks[1]!)).toBe(true);
+  }, 30_000);
 
   test("an engine restart harms no task", async () => {
     const task = aTask("lasting");
@@ -294,7 +330,11 @@ describe.skipIf(reason !== undefined)("reconciler", () => {
 
 type TestNode = ReturnType<typeof startNode>;
 
-function startNode(engine: TestEngine, sent = new Map<string, TaskStatus>()) {
+function startNode(
+  engine: TestEngine,
+  sent = new Map<string, TaskStatus>(),
+  clock = { aheadMs: 0 },
+) {
   const docker = createDocker(engine.socket);
   const journal = openJournal(join(engine.dir, "node"));
   const reported: { taskId: string; status: TaskStatus }[] = [];
@@ -308,7 +348,7 @@ function startNode(engine: TestEngine, sent = new Map<string, TaskStatus>()) {
   const reconciler: Reconciler = startReconciler({
     docker,
     images: createImages(docker),
-    networks: createDockerNetworks(docker, 1_450),
+    networks: createDockerNetworks(docker, 1_500),
     files: createTaskFiles(join(engine.dir, "tasks")),
     // The journal sees every status, the output only the latest of each batch.
     journal: {
@@ -319,7 +359,7 @@ function startNode(engine: TestEngine, sent = new Map<string, TaskStatus>()) {
         last.set(taskId, record.status);
       },
     },
-    nowMs: () => Date.now(),
+    nowMs: () => Date.now() + clock.aheadMs,
     output,
   });
   return {

@@ -287,6 +287,8 @@ export function createSimEngine(options: {
         addLeg(container, network, endpoint);
         emit(container.id);
       }),
+    // No networks of local drivers here.
+    inspectNetwork: () => call(process, () => undefined),
     watchEvents: async (handlers) => {
       await call(process, () => undefined, true);
       const watcher = { process, ...handlers };
@@ -302,7 +304,7 @@ export function createSimEngine(options: {
   const addLeg = (container: SimContainer, network: string, endpoint: EndpointConfig) => {
     const isKnown = [...networks.values()].some((other) => other.name === network);
     if (!isKnown) throw failure(404, `network ${network} not found`);
-    container.legs.set(network, endpoint.IPAMConfig.IPv4Address);
+    container.legs.set(network, endpoint.IPAMConfig?.IPv4Address ?? "");
   };
 
   return {

@@ -217,7 +217,7 @@ function startAgent(host: SimHost, process: Process, context: HostContext): Life
   const reconciler: Reconciler = startReconciler({
     docker,
     images: createImages(docker),
-    networks: createDockerNetworks(docker, 1_450),
+    networks: createDockerNetworks(docker, 1_500),
     files: { dirOf: (taskId) => `/run/${taskId}`, write: () => {}, remove: () => {} },
     journal: openSimJournal(host.journal, crashes.pass),
     nowMs: () => Date.now(),
