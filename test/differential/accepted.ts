@@ -274,10 +274,17 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
     shoal: /desc = expanding (env|hostname) failed: Cannot expand template /,
   },
   {
-    reason: "Plugin services, and attachments by hand, are not there (501)",
-    name: /^service\/container: (plugin spec|runtime attachment)$/,
-    stock: /^400 (plugins must not use replicated mode|unsupported runtime)$/,
+    reason: "Attachments by hand are not there (501)",
+    name: /^service\/container: runtime attachment$/,
+    stock: /^400 unsupported runtime$/,
     shoal: /^501 .*are not supported yet/,
+  },
+  {
+    reason: "Plugin services need no experimental engine",
+    name: /^service\/container: plugin on every node$/,
+    where: /^result$/,
+    stock: /^500 runtime type "plugin" only supported in experimental$/,
+    shoal: /^201 \{"ID":"<id>"/,
   },
   {
     reason: "An unknown runtime is named",
@@ -329,6 +336,21 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
     stock: /No such image: nosuch:latest"$/,
     shoal: /No such image: nosuch:latest \(pull: /,
   },
+  {
+    reason: "What the registry said is told with a task whose image is not there",
+    name: /^registry: (without credentials|a (tag|name|registry) that is none)$/,
+    where: /^stdout$/,
+    stock: /^Rejected <ago> "No such image: [^ ]+"$/,
+    shoal: /^Rejected <ago> "No such image: [^ ]+ \(pull: .*(no basic auth|unknown|refused)/,
+  },
+  // ---- several managers -----------------------------------------------------------------------
+  {
+    reason:
+      "A manager that leaves is taken out of raft first: one of two goes on, and nothing becomes inaccessible",
+    name: /^managers: a manager does not leave unasked$/,
+    stock: /leaves 1 managers out of 2\. Without a Raft quorum/,
+    shoal: /participating as a manager\. The only way to restore/,
+  },
   // ---- secrets and configs --------------------------------------------------------------------
   {
     reason: "An unknown template driver is refused at once; stock lets the task fail",
@@ -372,17 +394,51 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
   },
   {
     reason:
-      "Not there yet, and said so (501): IP ranges, several subnets, IPv6, encryption, other drivers",
+      "Not there yet, and said so (501): IP ranges, several subnets, encryption, other drivers",
     name: /^network\//,
     where: /^result$/,
     stock: /^(0|201|200|400) /,
     shoal: /Unimplemented desc = |not supported|^404 network n1 not found/,
   },
   {
-    reason: "Networks of the cluster made from a node's configuration are not there",
+    reason:
+      "Refused where no node's kernel has ESP, with the reason; stock makes the network, whose tasks then fail",
+    name: /create encrypted/,
+    where: /^result$/,
+    stock: /^20[01] /,
+    shoal: /^400 .*cannot create encrypted network|^404 network n1 not found/,
+  },
+  {
+    reason: "An overlay network is not made from one node's configuration",
     name: /create with config from/,
     stock: /^201 /,
-    shoal: /cannot be config-only or made from one/,
+    shoal: /not made from a node's nosuch: give its subnet/,
+  },
+  {
+    reason: "A configuration that a node lacks is told with what to do",
+    name: /a service without the configuration/,
+    stock: /^Rejected <ago> "configuration network "l5-none" does not exist"$/,
+    shoal: /"configuration network "l5-none" does not exist on this node: create it here with/,
+  },
+  {
+    reason:
+      "An address that the user gives on a network of a local driver is used; stock forgets it",
+    name: /^network\/local: a container on it$/,
+    stock: /^1\s*$/,
+    shoal: /^0 10\.99\.45\.77\/24$/,
+  },
+  {
+    reason: "A configuration in use is told with its user",
+    name: /^network\/local: a service on it$/,
+    stock: /configuration network "l3-cfg" is in use\n/,
+    shoal: /configuration network "l3-cfg" is in use by network l3\n/,
+  },
+  {
+    reason:
+      "A subnet that every node's engine would give out is refused; stock takes it, forgets the parent, and rejects the tasks",
+    name: /with a subnet and no configuration/,
+    stock: /^0 <id>$/,
+    shoal: /each node's engine would give out the same addresses of 10\.99\.46\.0\/24/,
   },
   {
     reason: "A subnet of fewer than eight addresses is refused: no service fits in",
@@ -418,9 +474,9 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
   },
   {
     reason: "A network that is not attachable is told with what to do",
-    name: /run on an overlay that is not attachable/,
-    stock: /PermissionDenied desc = network n1 not manually attachable/,
-    shoal: /network n1 not manually attachable: create it with --attachable/,
+    name: /on an overlay that is not attachable|container on one that is not attachable/,
+    stock: /PermissionDenied desc = network \w+ not manually attachable/,
+    shoal: /network \w+ not manually attachable: create it with --attachable/,
   },
 ];
 

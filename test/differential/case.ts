@@ -1,7 +1,8 @@
 /**
  * What a case of the differential run is: a few lines that both clusters are told, and short words to
  * write them. `$name` in a line, path or body stands for a value that an earlier step of the case
- * saved on that side (`{ save: "name" }`); `$node` is host 1's node, `$worker` host 2's.
+ * saved on that side (`{ save: "name" }`); `$node` is host 1's node, `$worker` host 2's, `$reg` the
+ * registry's address, `$key` the unlock key.
  */
 
 export type StepOptions = {

@@ -80,11 +80,12 @@ function isSuccess(outcome: Outcome | undefined): boolean {
   return status >= 200 && status < 300;
 }
 
-/** Values of cases before are forgotten; `$node` and `$worker` stay. */
+/** What phases save, for all their cases. */
+const KEPT: ReadonlySet<string> = new Set(["node", "worker", "reg", "key"]);
+
+/** Values of cases before are forgotten. */
 function prepare(side: Side): void {
-  for (const name of side.saved.keys()) {
-    if (name !== "node" && name !== "worker") side.saved.delete(name);
-  }
+  for (const name of side.saved.keys()) if (!KEPT.has(name)) side.saved.delete(name);
 }
 
 async function runStep(side: Side, step: Step, dir: string): Promise<Seen> {

@@ -26,6 +26,8 @@ export type Side = {
     headers: Record<string, string>,
     timeoutMs: number,
   ): Promise<HttpAnswer>;
+  /** Starts what the cluster is made of on a host anew: the engine of stock, the agent of shoal. */
+  restart(host: number): Promise<void>;
   /** What to replace in texts; asks the cluster for ids that the texts may have shortened. */
   known(texts: Iterable<string>): Promise<Known>;
 };
@@ -94,6 +96,16 @@ function makeSide(name: SideName, lab: Lab): Side {
         signal: AbortSignal.timeout(timeoutMs),
       });
       return { status: answer.status, headers: answer.headers, text: await answer.text() };
+    },
+    restart: async (index) => {
+      const host = lab.host(index);
+      if (name === "stock") {
+        await host.stopDockerd();
+        await host.startDockerd({ "live-restore": false });
+      } else {
+        await host.killAgent("SIGTERM");
+        await host.startAgent();
+      }
     },
     known: async (given) => {
       const texts = [...given];

@@ -252,6 +252,11 @@ export const API_SERVICE_CASES: readonly Case[] = [
     "plugin spec": make({
       template: { PluginSpec: { Name: "x", Remote: "y" }, Runtime: "plugin" },
     }),
+    "plugin without a spec": make({ template: { Runtime: "plugin" }, Mode: { Global: {} } }),
+    "plugin on every node": make({
+      template: { PluginSpec: { Name: "x", Remote: "192.168.77.254:5999/y" }, Runtime: "plugin" },
+      Mode: { Global: {} },
+    }),
     "runtime unknown": make({ template: { Runtime: "nosuch" } }),
     "runtime attachment": make({
       template: { Runtime: "attachment", NetworkAttachmentSpec: { ContainerID: "x" } },

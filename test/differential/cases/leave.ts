@@ -51,7 +51,7 @@ export const LEAVE_CASES: readonly Case[] = [
     name: "leave: init again, with every flag",
     steps: [
       sh(
-        "docker swarm init --advertise-addr 192.168.77.1:2377 --listen-addr 0.0.0.0:2377 --data-path-addr eth0 --data-path-port 5789 --availability drain --default-addr-pool 10.99.0.0/16 --default-addr-pool-mask-length 26 --task-history-limit 3 --dispatcher-heartbeat 3s --cert-expiry 24h --max-snapshots 2 --snapshot-interval 500 | tail -n +2",
+        "docker swarm init --advertise-addr 192.168.77.1:2377 --listen-addr 0.0.0.0:2377 --data-path-addr 192.168.77.1 --data-path-port 5789 --availability drain --default-addr-pool 10.99.0.0/16 --default-addr-pool-mask-length 26 --task-history-limit 3 --dispatcher-heartbeat 3s --cert-expiry 24h --max-snapshots 2 --snapshot-interval 500 | tail -n +2",
         { timeoutMs: 30_000 },
       ),
       get("/swarm"),

@@ -22,7 +22,125 @@ const inspected = (flags: string) => [
   sh("docker network inspect n1"),
 ];
 
+/**
+ * Each case has names and a subnet of its own: what is left of one is in no other's way. The lab's kernel
+ * has one macvlan network a parent, and no parents but eth0, so only one case makes one.
+ */
+const configured = (name: string, octet: number, driver = "bridge") => [
+  setup(
+    `docker network create --config-only --subnet 10.99.${octet}.0/24 --gateway 10.99.${octet}.1 ${driver === "macvlan" ? "-o parent=eth0" : ""} ${name}-cfg`,
+  ),
+  setup(
+    `docker network create -d ${driver} --scope swarm --attachable --config-from ${name}-cfg ${name}`,
+  ),
+];
+const localApi = (set: Record<string, unknown>) => [
+  post("/networks/create", { Name: "l0", Driver: "macvlan", Scope: "swarm", ...set }),
+];
+const fromConfig = (flags: string) =>
+  `docker network create -d macvlan --scope swarm --config-from l0-cfg ${flags} l0`;
+/** Of the engine's own: they differ from run to run. */
+const engineFacts = /Containers|Created|EndpointID|MacAddress|Peers/;
+
+/** Networks that each node makes with a driver of its engine. */
+const LOCAL_CASES: readonly Case[] = [
+  ...table("network/local", {
+    "config-only": [
+      sh("docker network create --config-only --subnet 10.99.40.0/24 -o parent=eth0 l1-cfg", {
+        volatile: /stdout/,
+      }),
+      sh("docker network inspect l1-cfg", { volatile: engineFacts }),
+      sh("docker network create --config-only --scope swarm l1-bad"),
+      sh("docker network create --config-only --attachable l1-bad"),
+      sh("docker network create --config-only --config-from l1-cfg l1-bad"),
+      sh("docker network prune -f | grep -c l1-cfg"),
+      sh("docker network ls --filter name=l1-cfg --format '{{.Name}} {{.Driver}} {{.Scope}}'"),
+      sh("docker network rm l1-cfg"),
+    ],
+    "create and show": [
+      ...configured("l2", 41, "macvlan"),
+      sh("docker network inspect l2"),
+      sh(
+        "docker network ls --filter name=l2 --filter scope=swarm --format '{{.Name}} {{.Driver}} {{.Scope}}'",
+      ),
+      sh("docker network ls --filter driver=macvlan --format '{{.Name}}'"),
+      get("/networks/l2?scope=swarm"),
+      sh("docker network rm l2"),
+      sh("docker network rm l2-cfg"),
+    ],
+    "create what cannot be": [
+      sh(fromConfig("--subnet 10.99.42.0/24")),
+      sh(fromConfig("-o parent=eth0")),
+      sh(fromConfig("--label a=b")),
+      sh(fromConfig("--ipv6")),
+      sh(fromConfig("--config-only")),
+      sh(fromConfig("--ingress")),
+      sh("docker network create -d macvlan --scope swarm --config-from x bridge"),
+    ],
+    "create through the API": [
+      ...localApi({ Driver: "" }),
+      ...localApi({ ConfigFrom: { Network: "x" }, EnableIPv6: true }),
+      ...localApi({ ConfigFrom: { Network: "x" }, Options: { parent: "eth0" } }),
+      ...localApi({ ConfigFrom: { Network: "x" }, ConfigOnly: true }),
+      ...localApi({ Ingress: true }),
+    ],
+    "a service on it": [
+      ...configured("l3", 43, "macvlan"),
+      setup(create("--name l3-web --network l3"), { save: "svc" }),
+      setup("docker service ps l3-web --format '{{.CurrentState}}'", { until: /^Running/ }),
+      sh("docker network inspect l3", { volatile: engineFacts }),
+      get("/networks/l3", { volatile: engineFacts }),
+      get("/services/l3-web"),
+      get(`/tasks?${filters({ service: ["l3-web"] })}`, { volatile: /Status|CreatedAt|UpdatedAt/ }),
+      sh("docker exec $(docker ps -q -f name=l3-web) nslookup l3-web | grep -A1 Name:"),
+      sh("docker exec $(docker ps -q -f name=l3-web) nslookup tasks.l3-web | grep -A1 Name:"),
+      sh("docker network rm l3"),
+      sh("docker network rm l3-cfg"),
+      setup("docker service rm l3-web"),
+    ],
+    "a service on it by round robin": [
+      ...configured("l4", 44, "macvlan"),
+      setup(create("--name l4-web --replicas 0 --network l4 --endpoint-mode dnsrr"), {
+        save: "svc",
+      }),
+      get("/services/l4-web"),
+    ],
+    "a service without the configuration": [
+      setup("docker network create -d macvlan --scope swarm --config-from l5-none l5"),
+      setup(create("--name l5-web --network l5 --restart-condition none"), { save: "svc" }),
+      sh("docker service ps l5-web --no-trunc --format '{{.CurrentState}} {{.Error}}'", {
+        until: /Rejected/,
+      }),
+    ],
+    "a container on it": [
+      ...configured("l6", 45),
+      sh(
+        "docker run --rm --network l6 lab:latest sh -c 'ip -4 -o addr show eth0 | grep -o 10.99.45.2/24'",
+      ),
+      sh(
+        "docker run --rm --network l6 --ip 10.99.45.77 lab:latest sh -c 'ip -4 -o addr show eth0 | grep -o 10.99.45.77/24'",
+      ),
+    ],
+    "a container on one that is not attachable": [
+      setup("docker network create -d macvlan --scope swarm --config-from l7-none l7"),
+      sh("docker run --rm --network l7 lab:latest true"),
+    ],
+    "a bridge for a service": [
+      setup("docker network create -d bridge --scope swarm l8"),
+      sh("docker network inspect l8"),
+      setup(create("--name l8-web --network l8"), { save: "svc" }),
+      setup("docker service ps l8-web --format '{{.CurrentState}}'", { until: /^Running/ }),
+      get("/networks/l8", { volatile: /Containers|Created|Subnet|Gateway/ }),
+      get("/services/l8-web"),
+    ],
+    "with a subnet and no configuration": [
+      sh("docker network create -d macvlan --scope swarm --subnet 10.99.46.0/24 l9"),
+    ],
+  }),
+];
+
 export const NETWORK_CASES: readonly Case[] = [
+  ...LOCAL_CASES,
   ...table("network/cli", {
     create: inspected(""),
     "create attachable": inspected("--attachable"),
