@@ -92,6 +92,16 @@ export function checkMesh({ mesh, self, devices }: NodeFacts): NetFinding[] {
       ),
     );
   }
+  for (const note of mesh.notes ?? []) {
+    findings.push(
+      warning(
+        "mesh",
+        "data path",
+        note,
+        "nothing, unless you need it: then give the host what is named, and restart the agent",
+      ),
+    );
+  }
   return findings;
 }
 
@@ -154,16 +164,6 @@ export function checkTunnels(facts: NodeFacts): NetFinding[] {
   return findings;
 }
 
-/** Do the largest packets of overlay networks come through. */
-export function checkMtu(facts: NodeFacts): NetFinding[] {
-  const { devices, peers } = facts;
-  const findings: NetFinding[] = [];
-  const { underlay, mesh } = devices ?? {};
-  if (underlay && mesh && mesh.mtu !== overlayMtu(underlay.mtu)) {
-    findings.push(
-      warning(
-        "mtu",
-        MESH_DEVICE,
 /** Can this node carry the cluster's encrypted networks, and do encrypted packets come through. */
 export function checkEncryption({ encryption, self, peers }: NodeFacts): NetFinding[] {
   if (!encryption) return [];
@@ -204,6 +204,16 @@ export function checkEncryption({ encryption, self, peers }: NodeFacts): NetFind
   return findings;
 }
 
+/** Do the largest packets of overlay networks come through. */
+export function checkMtu(facts: NodeFacts): NetFinding[] {
+  const { devices, peers } = facts;
+  const findings: NetFinding[] = [];
+  const { underlay, mesh } = devices ?? {};
+  if (underlay && mesh && mesh.mtu !== overlayMtu(underlay.mtu)) {
+    findings.push(
+      warning(
+        "mtu",
+        MESH_DEVICE,
         `${MESH_DEVICE} has MTU ${mesh.mtu}, ${underlay.name} below it ${underlay.mtu}: ${overlayMtu(underlay.mtu)} would fit`,
         "it is set again within 5 s; if not, look at the mesh check",
       ),

@@ -37,12 +37,12 @@ export type Targets = {
 
 /** `devices`: names of the network devices that are here. */
 export function chooseTargets(
-  table: MeshTable,
+  told: MeshTable,
   devices: ReadonlySet<string>,
   turn: number,
 ): Targets {
-  const { settings } = table;
-  const all = [...table.peers.values()];
+  const { settings } = told;
+  const all = [...told.peers.values()];
   const me = all.find((peer) => peer.nodeId === settings?.nodeId);
   const encryption = encryptionOf(told, me);
   // That tasks on encrypted networks cannot be reached from here is one finding, not one for each.

@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import {
   checkConntrack,
   checkDns,
+  checkEncryption,
   checkEndpoints,
   checkFirewall,
   checkListeners,
@@ -133,6 +134,8 @@ describe("mesh", () => {
       severity: "ok",
       seen: "iptables, mended since the start: rules 2",
     });
+    const [, lack] = checkMesh(makeFacts({ mesh: { ...status, notes: ["iptables: no hash"] } }));
+    expect(lack).toMatchObject({ severity: "warning", seen: "iptables: no hash" });
   });
 
   test("no device, no data path address, no table", () => {
@@ -143,6 +146,47 @@ describe("mesh", () => {
     ]);
     const { self: _, ...rest } = makeFacts();
     expect(severities(checkMesh(rest))).toEqual(["warning"]);
+  });
+});
+
+describe("encryption", () => {
+  test("is not looked at without an encrypted network", () => {
+    expect(checkEncryption(makeFacts())).toEqual([]);
+  });
+
+  test("a kernel that cannot is told with the module, and is a warning", () => {
+    const [found] = checkEncryption(
+      makeFacts({ encryption: { lack: "kernel lacks ESP: load module esp4" } }),
+    );
+    expect(found).toMatchObject({ severity: "warning", about: "this node" });
+    expect(found?.seen).toEndWith("kernel lacks ESP: load module esp4");
+    expect(found?.fix).toContain("modprobe esp4");
+  });
+
+  test("silence of the encrypted way alone names the protocol to open", () => {
+    const encryptedAddress = "169.254.16.2";
+    const findings = checkEncryption(
+      makeFacts({
+        encryption: {},
+        peers: [
+          peer(2, { encryptedAddress, encryptedTcp: SILENT }),
+          peer(3, { encryptedAddress, encryptedTcp: REFUSED }),
+          // The tunnel's own check tells of this one.
+          peer(4, { encryptedAddress, encryptedTcp: SILENT, tcp: SILENT }),
+          peer(5),
+        ],
+      }),
+    );
+    expect(findings).toMatchObject([
+      {
+        severity: "error",
+        about: "h2",
+        fix: expect.stringContaining(
+          "open IP protocol 50 (ESP) between 192.168.77.1 and 192.168.77.2, in both directions",
+        ),
+      },
+      { severity: "ok", about: "h3", count: 1 },
+    ]);
   });
 });
 
