@@ -21,7 +21,7 @@ async function bench(...flags: string[]) {
   return rows;
 }
 
-const SHORT = ["--quick", "--rounds", "1", "--duration", "200", "--workers", "1,16"];
+const SHORT = ["--quick", "--rounds", "1", "--duration", "500", "--workers", "1,16"];
 
 test("the raft bench measures writes, reads and a leader's death, and leaves no files", async () => {
   const rows = await bench(...SHORT, "--kills", "1", "--writes", "500", "--no-peer");
