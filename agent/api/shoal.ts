@@ -241,6 +241,26 @@ const OPENAPI = {
         },
       },
     },
+    "/shoal/v1/vault": {
+      get: {
+        operationId: "getVault",
+        summary:
+          "By which key secrets are sealed, and how far a change of it has come; managers only",
+        responses: {
+          "200": {
+            description: "The state of the keys; never a key.",
+            content: { "application/json": { schema: { $ref: "#/components/schemas/Vault" } } },
+          },
+        },
+      },
+    },
+    "/shoal/v1/vault/rotate": {
+      post: {
+        operationId: "rotateVault",
+        summary: "Begins to seal all secrets by a new key; managers only",
+        responses: { "200": { description: "Begun; getVault tells how far it is" } },
+      },
+    },
     "/shoal/v1/openapi.json": {
       get: {
         operationId: "getOpenapi",
@@ -251,6 +271,20 @@ const OPENAPI = {
   },
   components: {
     schemas: {
+      Vault: {
+        type: "object",
+        required: ["lateManagers", "staleCount"],
+        properties: {
+          sealingKeyId: { type: "string", description: "Absent before the first rotation" },
+          nextKeyId: { type: "string", description: "While it is made known to the managers" },
+          lateManagers: {
+            type: "array",
+            items: { type: "string" },
+            description: "Ids of managers that do not have the next key yet",
+          },
+          staleCount: { type: "integer", description: "Objects that are still to be sealed anew" },
+        },
+      },
       NetFinding: {
         type: "object",
         required: ["check", "severity", "about", "seen", "count"],
