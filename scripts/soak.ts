@@ -31,6 +31,7 @@ import {
   slowDisk,
 } from "../test/lab/faults/inject.ts";
 import { startLoad } from "../test/lab/faults/load.ts";
+import { seededRandom } from "../test/lab/faults/random.ts";
 import { slowDiskObstacle } from "../test/lab/faults/slow-disk.ts";
 import { verify } from "../test/lab/faults/verify.ts";
 import { createLab, DEFAULT_BINARY } from "./lab/lab.ts";
@@ -63,17 +64,6 @@ const { values: flags } = parseArgs({
   },
 });
 
-/** mulberry32: the same faults on the same hosts for the same seed; the times are the machine's. */
-function seeded(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
 const names = flags.faults.split(",");
 for (const name of names) {
   if (KINDS[name]) continue;
@@ -85,7 +75,7 @@ const usable = names.filter((name) => name !== "slow-disk" || obstacle === undef
 if (usable.length < names.length) console.log(`slow-disk left out: ${obstacle}`);
 const killsWanted = usable.includes("kill") ? Number(flags.kills) : 0;
 const secondsMax = Number(flags.seconds);
-const random = seeded(Number(flags.seed));
+const random = seededRandom(Number(flags.seed));
 
 let faultCount = 0;
 let killCount = 0;

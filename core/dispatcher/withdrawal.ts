@@ -27,6 +27,11 @@ export const ACK_WAIT_MS = 5_000;
  * Longer by a label of the service.
  */
 export const DRAIN_MS = 300;
+/**
+ * The same for services that are found by their tasks' addresses (`--endpoint-mode dnsrr`): who looked the
+ * name up keeps an address for as long as the answer allowed (net/dns, LIST_TTL_S).
+ */
+export const DRAIN_MS_DNSRR = 3_300;
 export const DRAIN_LABEL = "shoal.drain";
 export const DRAIN_MS_MAX = 3_600_000;
 
@@ -55,11 +60,16 @@ export function beginWithdrawal(
   if (withdrawals.has(task.id) || !isLeaving(view, task)) return false;
   withdrawals.set(task.id, {
     waiting: new Map(),
-    drainMs: drainMsOf(task.serviceLabels) ?? DRAIN_MS,
+    drainMs: drainMsOf(task.serviceLabels) ?? usualDrainMs(view, task),
     ackDueMs: nowMs + ACK_WAIT_MS,
     stopAtMs: undefined,
   });
   return true;
+}
+
+function usualDrainMs(view: ClusterView, task: Task): number {
+  const isByName = view.service(task.serviceId)?.endpoint?.mode === "dnsrr";
+  return isByName ? DRAIN_MS_DNSRR : DRAIN_MS;
 }
 
 /** The session was sent that the tasks are out with this generation. */

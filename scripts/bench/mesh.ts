@@ -1,18 +1,19 @@
 /**
- * What programming the mesh costs per back-end: everything at once (cold) and one endpoint that
- * stops being ready (change), at 100, 1,000 and 10,000 services of 5 tasks each. In a network
- * namespace of its own; IPVS in User-Mode Linux where this kernel has none (slower by several times:
- * the row says so). Times are of the back-end's `apply`, rendering and comparing included; what is
- * paid before, whatever the back-end, is in the rows `plan`.
+ * What programming the mesh costs per back-end: everything at once (cold), one endpoint that stops
+ * being ready (change), and one reading of all connection counters (counted), at 100, 1,000 and 10,000
+ * services of 5 tasks each. In a network namespace of its own; IPVS in User-Mode Linux where this
+ * kernel has none (slower by several times: the row says so). Times are of the back-end's `apply`,
+ * rendering and comparing included; what is paid before, whatever the back-end, is in the rows `plan`.
  */
 import type { AssignmentItem } from "../../core/dispatcher/assignment.ts";
 import type { BenchRow } from "../bench.ts";
 import { type BackendName, commandRunner, type RunCommand } from "../../net/mesh/backend.ts";
-import { diffRouting, wantedRouting } from "../../net/mesh/diff.ts";
+import { changedRouting, diffRouting } from "../../net/mesh/diff.ts";
 import { formatIpv4, parseIpv4 } from "../../net/mesh/ipv4.ts";
 import { createPlanMemory, type MeshPlan, type PlanMemory, planMesh } from "../../net/mesh/plan.ts";
 import { chooseBackend, makeBackend } from "../../net/mesh/probe.ts";
 import { applyAssignments, emptyTable, type MeshTable } from "../../net/mesh/table.ts";
+import { measureMeshTraffic } from "./mesh-traffic.ts";
 import { runInUml, umlObstacle } from "../uml.ts";
 
 const SIZES = [100, 1_000, 10_000];
@@ -158,7 +159,8 @@ function measurePlan(sizes: number[]): BenchRow[] {
       turnTask(table, turn);
       const startMs = performance.now();
       const next = planOf(table, memory);
-      diffRouting(next, wantedRouting(plan));
+      const step = changedRouting(plan, next);
+      diffRouting(step.plan, step.found);
       times.push(performance.now() - startMs);
       plan = next;
     }
@@ -193,16 +195,18 @@ async function measureBackend(
       const next = planOf(table, memory);
       times.push(await timed(() => backend.apply(next.filter)));
     }
+    const reading = await timed(() => backend.readConnections());
     await backend.wipe();
     rows.push(
       { name: `${label} ${size} services cold`, unit: "ms", ours: Math.round(cold) },
       { name: `${label} ${size} services change`, unit: "ms", ours: median(times) },
+      { name: `${label} ${size} services counted`, unit: "ms", ours: Math.round(reading) },
     );
   }
   return rows;
 }
 
-async function timed(act: () => Promise<void>): Promise<number> {
+async function timed(act: () => Promise<unknown>): Promise<number> {
   const startMs = performance.now();
   await act();
   return performance.now() - startMs;
@@ -267,11 +271,12 @@ export async function measureMesh(flags: readonly string[]): Promise<BenchRow[]>
   const given = flags.find((flag) => flag.startsWith("--sizes="))?.slice("--sizes=".length);
   const sizes = given === undefined ? SIZES : given.split(",").map(Number);
   if (flags.includes("--ipvs-only")) return measureIpvs("ipvs in User-Mode Linux", sizes);
+  if (flags.includes("--traffic-only")) return measureMeshTraffic(flags);
   const rows = await inNamespace(async (run, path) => [
     ...(await measureBackend("nft", "nftables", run(), path, sizes)),
     ...(await measureBackend("iptables (nft)", "iptables", run("nft"), path, sizes)),
     ...(await measureBackend("iptables (legacy)", "iptables", run("legacy"), path, sizes)),
   ]);
   const ipvs = await measureIpvs("ipvs", sizes).catch(() => measureIpvsInUml(sizes));
-  return [...measurePlan(sizes), ...rows, ...ipvs];
+  return [...measurePlan(sizes), ...rows, ...ipvs, ...(await measureMeshTraffic(flags))];
 }

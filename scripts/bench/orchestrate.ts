@@ -29,11 +29,14 @@ type ApiTask = {
 };
 type ApiService = { ID: string; Version: { Index: number }; UpdateStatus?: { State: string } };
 
-/** Flags: `--rounds N` (default 3). */
+/** Flags: `--rounds N` (default 3), `--only TEXT` (comparisons with that in their name). */
 export async function measureOrchestrate(flags: readonly string[]): Promise<BenchRow[]> {
   const { values } = parseArgs({
     args: flags.filter((flag) => flag !== "--json"),
-    options: { rounds: { type: "string", default: String(ROUNDS) } },
+    options: {
+      rounds: { type: "string", default: String(ROUNDS) },
+      only: { type: "string", default: "" },
+    },
   });
   const rounds = Number(values.rounds);
   const labs: Lab[] = [];
@@ -56,6 +59,7 @@ export async function measureOrchestrate(flags: readonly string[]): Promise<Benc
       unit: string,
       measure: (side: Side) => Promise<number>,
     ) => {
+      if (!name.includes(values.only)) return;
       const [mine, theirs]: [number[], number[]] = [[], []];
       for (let round = 0; round < rounds; round++) {
         theirs.push(await measure(stock));
@@ -72,6 +76,7 @@ export async function measureOrchestrate(flags: readonly string[]): Promise<Benc
     await compare("rolling update of 30, 5 at a time", "ms", (side) =>
       withService(side, 30, (name) => timed(() => updateAll(side, name, 30))),
     );
+    if (values.only !== "") return rows;
     // The same number of containers with and without orchestration, on the same engine.
     const starts: number[] = [];
     const services: number[] = [];

@@ -3,9 +3,9 @@
  * sent at least; more rounds of updates follow until then.
  */
 import { beforeAll, expect, test } from "bun:test";
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describeLab, type Lab, waitFor } from "./lab.ts";
+import { bunMounts } from "./traffic/bun-container.ts";
 import type { LoadConfig, LoadResult } from "./traffic/load.ts";
 
 const REQUESTS_MIN = Number(process.env["SHOAL_LOAD_REQUESTS"] ?? 10_000);
@@ -16,20 +16,6 @@ let lab: Lab;
 
 /** The words of `line`, then `more` as they are. */
 const docker = (line: string, ...more: string[]) => lab.host(1).docker(...line.split(" "), ...more);
-/** Bun in a container: the lab's image has busybox only. */
-const bindMounts = () =>
-  ["/lib", "/lib64", "/usr/lib"]
-    .filter((path) => existsSync(path))
-    .map((path) => [path, path] as const)
-    .concat([
-      [process.execPath, "/bin/bun"],
-      [traffic, "/traffic"],
-    ])
-    .flatMap(([source, target]) => [
-      "--mount",
-      `type=bind,source=${source},target=${target},readonly`,
-    ]);
-
 function startLoad(config: LoadConfig) {
   const command = [process.execPath, join(traffic, "load.ts"), JSON.stringify(config)];
   const child = Bun.spawn(lab.client.enter(command), { stdin: "pipe", stdout: "pipe" });
@@ -60,7 +46,7 @@ describeLab("change under load", { hosts: 3, agents: true }, (made) => {
     await docker(
       `service create --name web --network shop --replicas 10 --publish ${PORT}:80 --env VERSION=1` +
         " --update-parallelism 2 --update-delay 0s --update-monitor 100ms",
-      ...bindMounts(),
+      ...bunMounts(),
       "lab:latest",
       "/bin/bun",
       "/traffic/server.ts",

@@ -6,8 +6,14 @@ import {
   dispatchRound,
   dropReceiver,
 } from "../../../core/dispatcher/dispatch.ts";
-import { ACK_WAIT_MS, DRAIN_MS, drainMsOf } from "../../../core/dispatcher/withdrawal.ts";
+import {
+  ACK_WAIT_MS,
+  DRAIN_MS,
+  DRAIN_MS_DNSRR,
+  drainMsOf,
+} from "../../../core/dispatcher/withdrawal.ts";
 import type { NodeState } from "../../../core/objects/node.ts";
+import { LIST_TTL_S } from "../../../net/dns/answer.ts";
 import type { StoreAction } from "../../../core/store/action.ts";
 import { createMemoryRows } from "../../../core/store/memory-rows.ts";
 import {
@@ -22,7 +28,7 @@ import {
 } from "../store/objects.ts";
 
 /** Task t1 runs on n1 and is balanced by n1 and n2, which have had their complete sets (generation 1). */
-function serving(labels: Record<string, string> = {}) {
+function serving(labels: Record<string, string> = {}, mode: "vip" | "dnsrr" = "vip") {
   const rows = createMemoryRows();
   const ready = (id: string, index: number) =>
     create("node", nodeDraft(id, index, { status: { state: "ready", message: "", addr: "" } }));
@@ -33,7 +39,10 @@ function serving(labels: Record<string, string> = {}) {
     ready("n1", 1),
     ready("n2", 2),
     create("network", networkDraft("net1")),
-    create("service", serviceDraft("s1")),
+    create(
+      "service",
+      serviceDraft("s1", {}, { endpoint: { specVersion: 0, mode, ports: [], virtualIps: [] } }),
+    ),
     create(
       "task",
       taskDraft("t1", "s1", {
@@ -88,6 +97,20 @@ describe("a task that serves and is wanted no more", () => {
     expect(round(1_060)).toEqual({ told: [], wakeAtMs: 1_060 + DRAIN_MS });
     expect(round(1_060 + DRAIN_MS - 1).told).toEqual([]);
     expect(round(1_060 + DRAIN_MS)).toEqual({ told: ["a 3: shutdown"], wakeAtMs: undefined });
+  });
+
+  test("without a service address drains for as long as clients may remember its own", () => {
+    const { dispatch, round } = serving({}, "dnsrr");
+    round(0, shutdown);
+    for (const sessionId of ["a", "b"]) acknowledge(dispatch, { sessionId, generation: 2 });
+    expect(round(10).wakeAtMs).toBe(10 + DRAIN_MS_DNSRR);
+    expect(DRAIN_MS_DNSRR).toBeGreaterThan(LIST_TTL_S * 1_000);
+    const labelled = serving({ "shoal.drain": "1s" }, "dnsrr");
+    labelled.round(0, shutdown);
+    for (const sessionId of ["a", "b"]) {
+      acknowledge(labelled.dispatch, { sessionId, generation: 2 });
+    }
+    expect(labelled.round(10).wakeAtMs).toBe(1_010);
   });
 
   test("is not held longer than the bound by a node that says nothing", () => {

@@ -68,7 +68,12 @@ async function main(config: LoadConfig): Promise<LoadResult> {
 }
 
 type Answer = { text: string; isLast: boolean };
-async function connect(target: { host: string; port: number }) {
+export type Connection = { ask(keepsAlive: boolean): Promise<Answer>; close(): void };
+/** One HTTP connection. @throws {Error} also for an answer that is not 200, or none in `timeoutMs`. */
+export async function connect(
+  target: { host: string; port: number },
+  timeoutMs = TIMEOUT_MS,
+): Promise<Connection> {
   let waiting: { resolve(answer: Answer): void; reject(error: Error): void } | undefined;
   let received = "";
   const settle = (act: (waiter: NonNullable<typeof waiting>) => void) => {
@@ -100,24 +105,31 @@ async function connect(target: { host: string; port: number }) {
       connectError: (_, error) => settle(({ reject }) => reject(error)),
     },
   });
-  const socket = await within(opening, "no connection");
+  const socket = await within(opening, "no connection", timeoutMs).catch((error: unknown) => {
+    // It may open yet: nobody would end it.
+    opening.then(
+      (late) => late.terminate(),
+      () => undefined,
+    );
+    throw error;
+  });
   return {
-    ask: (keepsAlive: boolean): Promise<Answer> => {
+    ask: (keepsAlive) => {
       const answer = new Promise<Answer>((resolve, reject) => {
         waiting = { resolve, reject };
       });
       const header = keepsAlive ? "keep-alive" : "close";
       socket.write(`GET / HTTP/1.1\r\nHost: lab\r\nConnection: ${header}\r\n\r\n`);
-      return within(answer, "no answer");
+      return within(answer, "no answer", timeoutMs);
     },
     close: () => socket.end(),
   };
 }
 
-async function within<T>(work: Promise<T>, what: string): Promise<T> {
+async function within<T>(work: Promise<T>, what: string, timeoutMs: number): Promise<T> {
   let timer: Timer | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} in ${TIMEOUT_MS} ms`)), TIMEOUT_MS);
+    timer = setTimeout(() => reject(new Error(`${what} in ${timeoutMs} ms`)), timeoutMs);
   });
   try {
     return await Promise.race([work, late]);

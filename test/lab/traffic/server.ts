@@ -2,8 +2,12 @@
  * A web server that ends as a good one does: at SIGTERM it takes no more connections, answers what
  * comes on the open ones, each time with `Connection: close`, and exits when none is left or after
  * DRAIN_MS_MAX. Who is sent to it after SIGTERM is refused.
- * Environment: PORT, VERSION. An answer is `<version> <client's address>`.
+ * Environment: PORT, VERSION. An answer is `<version> <client's address>`. With UDP_PORT, datagrams too
+ * are answered, until the end: `<what came> <version> <client's address>`. With STARTS_FILE, a line is
+ * added to it once it listens: the version, when the program began and now, in milliseconds.
  */
+import { appendFileSync } from "node:fs";
+
 const DRAIN_MS_MAX = 8_000;
 const POLL_MS = 20;
 
@@ -40,6 +44,31 @@ const listener = Bun.listen<State>({
   },
 });
 
+const startsFile = process.env["STARTS_FILE"];
+if (startsFile !== undefined) {
+  const beganMs = Math.round(performance.timeOrigin);
+  appendFileSync(startsFile, `${process.env["VERSION"] ?? ""} ${beganMs} ${Date.now()}\n`);
+}
+const udpPort = process.env["UDP_PORT"];
+if (udpPort !== undefined) {
+  void Bun.udpSocket({
+    hostname: "0.0.0.0",
+    port: Number(udpPort),
+    socket: {
+      data: (socket, bytes, port, address) => {
+        const text = `${bytes.toString("latin1")} ${process.env["VERSION"] ?? ""} ${address}`;
+        socket.send(text, port, address);
+      },
+      // "Refused": an asker that has gone.
+      error: () => undefined,
+    },
+  });
+}
+
+// Bun tells a refused datagram so, too.
+process.on("uncaughtException", (error) => {
+  if (!/ECONNREFUSED|EHOSTUNREACH|ENETUNREACH/.test(String(error))) throw error;
+});
 process.on("SIGTERM", () => {
   isDraining = true;
   listener.stop();
