@@ -37,6 +37,24 @@ function drained(wish: ServiceWish, others = ["n2", "n3"]) {
   return { cluster, nowMs };
 }
 
+/** Runs to the end; how many ran at the least and at the most of times. */
+function watched(cluster: TestCluster, nowMs: number, onRound?: (view: ClusterView) => void) {
+  const seen = { fewest: Number.POSITIVE_INFINITY, most: 0 };
+  runToQuiet(cluster, {
+    planners,
+    nowMs,
+    agent: stoppingIn(200),
+    roundMs: 10,
+    onRound: (view) => {
+      const count = runningTasks(view, "web").length;
+      seen.fewest = Math.min(seen.fewest, count);
+      seen.most = Math.max(seen.most, count);
+      onRound?.(view);
+    },
+  });
+  return seen;
+}
+
 const countOn = (cluster: TestCluster, nodeId: string) =>
   liveTasks(cluster.view, "web").filter((task) => task.nodeId === nodeId).length;
 
@@ -48,38 +66,20 @@ describe("a drained node", () => {
     [{ Parallelism: 0 }, 0],
   ])("gives its tasks away by the update settings %j: at least %d run", (update, least) => {
     const { cluster, nowMs } = drained(update ? { update } : {});
-    let fewest = 6;
-    runToQuiet(cluster, {
-      planners,
-      nowMs,
-      agent: stoppingIn(200),
-      roundMs: 10,
-      onRound: (view) => {
-        fewest = Math.min(fewest, runningTasks(view, "web").length);
-        const slots = liveTasks(view, "web").map((task) => task.slot);
-        expect(new Set(slots).size).toBe(slots.length);
-      },
+    const seen = watched(cluster, nowMs, (view) => {
+      const slots = liveTasks(view, "web").map((task) => task.slot);
+      expect(new Set(slots).size).toBe(slots.length);
     });
-    expect(fewest).toBe(least);
+    expect(seen.fewest).toBe(least);
     expect(runningTasks(cluster.view, "web").length).toBe(6);
     expect(countOn(cluster, "n1")).toBe(0);
   });
 
   test("with start-first all replicas run at every moment", () => {
     const { cluster, nowMs } = drained({ update: { Order: "start-first", Parallelism: 2 } });
-    let most = 0;
-    runToQuiet(cluster, {
-      planners,
-      nowMs,
-      agent: stoppingIn(200),
-      roundMs: 10,
-      onRound: (view) => {
-        const count = runningTasks(view, "web").length;
-        expect(count).toBeGreaterThanOrEqual(6);
-        most = Math.max(most, count);
-      },
-    });
-    expect(most).toBeLessThanOrEqual(8);
+    const seen = watched(cluster, nowMs);
+    expect(seen.fewest).toBe(6);
+    expect(seen.most).toBeLessThanOrEqual(8);
     expect(runningTasks(cluster.view, "web").length).toBe(6);
     expect(countOn(cluster, "n1")).toBe(0);
   });
@@ -140,17 +140,7 @@ describe("a drained node", () => {
   test("shares the parallelism with an update that goes on", () => {
     const { cluster, nowMs } = drained({ update: { Parallelism: 2, Monitor: SECOND_NS } });
     updateSpec(cluster, "web", (spec) => setImage(spec, "busybox:2"), nowMs);
-    let fewest = 6;
-    runToQuiet(cluster, {
-      planners,
-      nowMs,
-      agent: stoppingIn(200),
-      roundMs: 10,
-      onRound: (view) => {
-        fewest = Math.min(fewest, runningTasks(view, "web").length);
-      },
-    });
-    expect(fewest).toBe(4);
+    expect(watched(cluster, nowMs).fewest).toBe(4);
     expect(countOn(cluster, "n1")).toBe(0);
     expect(
       runningTasks(cluster.view, "web").every(
