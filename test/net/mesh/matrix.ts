@@ -32,6 +32,28 @@ const WEB_VIP = "10.101.0.2";
 const FAR_VIP = "10.101.0.3";
 const EVEN = "web1:2 web2:2 web3:2";
 
+/** Answers "far3 <client>" until a client says that this was the last. */
+const SCTP_SERVER = `
+import socket
+listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)
+listener.bind(("0.0.0.0", 9002))
+listener.listen(8)
+asked = b""
+while asked != b"end":
+    connection, client = listener.accept()
+    asked = connection.recv(10)
+    connection.sendall(("far3 " + client[0]).encode())
+    connection.close()
+`;
+const SCTP_CLIENT = `
+import socket, sys
+address, *words = sys.argv[1].split()
+connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 132)
+connection.connect((address, 9002))
+connection.sendall((words or ["ask"])[0].encode())
+print(connection.recv(100).decode())
+`;
+
 /** All probes at once; each must give its wanted text. */
 async function expectAll(cases: [string, Promise<string>, string | RegExp][]): Promise<void> {
   const seen = await Promise.all(cases.map(async ([name, probe]) => [name, await probe] as const));
@@ -46,6 +68,8 @@ async function expectAll(cases: [string, Promise<string>, string | RegExp][]): P
 export type MatrixOptions = LabUpOptions & {
   /** Why the rows cannot run here. */
   obstacle?: string | undefined;
+  /** The kernel has sockets of SCTP; Python has them, Bun has not. */
+  hasSctp?: boolean;
 };
 
 /** The rows of one back-end, in a lab of their own. */
@@ -168,6 +192,26 @@ export function describeMatrix(options: MatrixOptions): void {
       // A lost first SYN would take a second (and a process takes longer in User-Mode Linux).
       expect(performance.now() - startMs).toBeLessThan(isIpvs ? 3_500 : 700);
     });
+
+    if (options.hasSctp) {
+      test("SCTP passes service addresses and published ports, with the client's address [10]", async () => {
+        const python = (from: string, seconds: number, ...argv: string[]) =>
+          lab.inside(from, ["timeout", String(seconds), "/usr/bin/python3", "-c", ...argv]);
+        const serving = python("far3", 90, SCTP_SERVER);
+        const ask = async (from: string, address: string) =>
+          (await python(from, 20, SCTP_CLIENT, address)).stdout.trim() || "no answer";
+        const listens = "far3 10.101.0.11";
+        const direct = () => ask("cA1", "10.101.0.33");
+        expect(await eventually(listens, direct, 60_000)).toBe(listens);
+        await expectAll([
+          ["service address", ask("cA1", FAR_VIP), "far3 10.101.0.11"],
+          ["node without the task", ask("cli", UNDERLAY(1)), `far3 ${CLIENT}`],
+          ["node with the task", ask("cli", UNDERLAY(3)), `far3 ${CLIENT}`],
+        ]);
+        await ask("cA1", "10.101.0.33 end");
+        await serving;
+      }, 120_000);
+    }
 
     test("a task reaches its own service [7]", async () => {
       expect(await lab.spread(6, () => lab.tcp("web1", WEB_VIP, 80))).toBe(EVEN);
