@@ -162,6 +162,53 @@ function describeRows(backend: "nftables" | "iptables"): void {
       expect(wrong).toEqual([]);
     }, 30_000);
 
+    test("labels of a service say where its connections go, and they are counted", async () => {
+      const label = (service: string, ...flags: string[]) =>
+        lab.host(1).docker("service", "update", "--detach", "--quiet", ...flags, service);
+      const [far = ""] = idsOf("far");
+      const fromAll = () =>
+        Promise.all(HOSTS.map((host) => fromClient(lab.host(host).address, 8081)));
+      const becomes = (what: string, isSo: () => Promise<boolean>) => waitFor(what, isSo);
+
+      await label("far", "--label-add", "shoal.publish.8081/tcp=local");
+      await becomes("only the task's host to answer", async () =>
+        Bun.deepEquals(await fromAll(), ["refused", "refused", `${far} ${CLIENT_ADDRESS}`]),
+      );
+      await label("far", "--label-add", "shoal.publish.8081/tcp=snat");
+      await becomes("all hosts to answer in their own name", async () =>
+        (await fromAll()).every(
+          (answer) => answer.startsWith(`${far} `) && !answer.endsWith(CLIENT_ADDRESS),
+        ),
+      );
+      await label("far", "--label-rm", "shoal.publish.8081/tcp");
+      await becomes("the client's address again", async () =>
+        (await fromAll()).every((answer) => answer === `${far} ${CLIENT_ADDRESS}`),
+      );
+
+      const askedOf = async (ask: () => Promise<string>) =>
+        new Set(
+          (await Promise.all(Array.from({ length: 8 }, ask))).map((text) => text.split(" ")[0]),
+        );
+      const here = containerOf("web", 3).slice(0, 12);
+      const byAddress = () => fromContainer("far", 3, webVip);
+      const byPort = () => fromClient(lab.host(3).address, 8080);
+      await label("web", "--label-add", "shoal.balance.prefer=local");
+      await becomes("the tasks here to be preferred", async () =>
+        isSameSet((await askedOf(byAddress)).union(await askedOf(byPort)), [here]),
+      );
+      const affinity = ["--label-add", "shoal.balance.affinity=client"];
+      await label("web", "--label-rm", "shoal.balance.prefer", ...affinity);
+      await becomes("one client to have one task", async () => {
+        const [byHost, byOther] = [await askedOf(byPort), await askedOf(byAddress)];
+        return byHost.size === 1 && byOther.size === 1;
+      });
+      await label("web", "--label-rm", "shoal.balance.affinity");
+
+      const socket = ["--unix-socket", lab.host(3).agentSocket()];
+      const metrics = await run(["curl", "-sS", ...socket, "http://shoal/shoal/v1/metrics"]);
+      expect(metrics).toMatch(/shoal_service_connections_total\{[^}]*service="web"[^}]*\} [1-9]/);
+    }, 60_000);
+
     test("a port in host mode answers on its host only", async () => {
       const answer = await fromClient(lab.host(2).address, 8090);
       expect(answer.split(" ")[0]).toBe(idsOf("hostmode")[0] ?? "");
