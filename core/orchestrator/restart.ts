@@ -85,9 +85,8 @@ function startAfterMs(draft: PlanDraft, service: Service, task: Task): UnixMs {
 
 /**
  * Replaces what is lost in one occupied slot; `moves`: of tasks on drained nodes, which else are lost
- * as those on dead ones are. True when a task was made. A slot in which nothing is
- * wanted any more and the policy forbids a successor stays as it is (`isStopped`), for an update to
- * revive.
+ * as those on dead ones are. True when a task was made. A slot in which nothing is wanted any more and
+ * the policy forbids a successor stays as it is (`isStopped`), for an update to revive.
  */
 export function planSlotRestart(
   draft: PlanDraft,

@@ -46,7 +46,7 @@ async function main(config: MemberConfig): Promise<void> {
   const holder: { rpc?: ManagerRpc; manager?: Awaited<ReturnType<typeof startManager>> } = {};
   const manager = await startManager({
     // As a real manager: what it stores is sealed.
-    ...(process.env["BENCH_CLEAR"] ? {} : { storageKey: new Uint8Array(32).fill(7) }),
+    storageKey: new Uint8Array(32).fill(7),
     nodeId,
     dataDir: config.dataDir,
     ...(config.founding ? { bootstrap: { addr } } : {}),

@@ -394,7 +394,7 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
   },
   {
     reason:
-      "Not there yet, and said so (501): IP ranges, several subnets, encryption, other drivers",
+      "Not there, and said so: IP ranges, several subnets, encryption that no node's kernel has, other drivers",
     name: /^network\//,
     where: /^result$/,
     stock: /^(0|201|200|400) /,
