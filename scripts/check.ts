@@ -51,11 +51,15 @@ const LONG_LAB_FILES = [
   "security",
 ];
 
-type Tally = { passed: number; failures: string[]; skips: string[] };
+/** Said again at the end, where a reader of a cut log finds it: of a failed test's output. */
+const EXCERPT_LINES_MAX = 25;
+const EXCERPTS_MAX = 5;
+
+type Tally = { passed: number; failures: string[]; skips: string[]; excerpts: string[] };
 
 const { values: flags } = parseArgs({ options: { quick: { type: "boolean", default: false } } });
 const workDir = mkdtempSync(join(tmpdir(), "shoal-check-"));
-const tally: Tally = { passed: 0, failures: [], skips: [] };
+const tally: Tally = { passed: 0, failures: [], skips: [], excerpts: [] };
 const durations: string[] = [];
 
 /** `body` gives what failed. */
@@ -79,7 +83,7 @@ async function stage(title: string, body: () => Promise<string[]>): Promise<void
 async function spawn(
   command: string[],
   options: { timeoutMs: number; env?: Record<string, string> },
-): Promise<number | "timeout"> {
+): Promise<{ code: number | "timeout"; output: string }> {
   const outputPath = join(workDir, `output-${Bun.randomUUIDv7()}`);
   const output = openSync(outputPath, "w");
   const env: Record<string, string | undefined> = { ...process.env, ...options.env };
@@ -97,13 +101,22 @@ async function spawn(
   const code = await child.exited;
   clearTimeout(timer);
   closeSync(output);
-  process.stdout.write(readFileSync(outputPath));
-  return isLate ? "timeout" : code;
+  const text = readFileSync(outputPath, "utf8");
+  process.stdout.write(text);
+  return { code: isLate ? "timeout" : code, output: text };
+}
+
+/** What a failed run printed before each line that names a failed test, or at its end. */
+function excerptsOf(output: string): string[] {
+  const lines = output.trimEnd().split("\n");
+  const ends = lines.flatMap((line, index) => (line.startsWith("(fail)") ? [index + 1] : []));
+  if (ends.length === 0) ends.push(lines.length);
+  return ends.map((end) => lines.slice(Math.max(0, end - EXCERPT_LINES_MAX), end).join("\n"));
 }
 
 async function tool(title: string, command: string[]): Promise<void> {
   await stage(title, async () => {
-    const code = await spawn(command, { timeoutMs: STAGE_TIMEOUT_MS });
+    const { code } = await spawn(command, { timeoutMs: STAGE_TIMEOUT_MS });
     return code === 0 ? [] : [`${title}: exit code ${code}`];
   });
 }
@@ -114,7 +127,7 @@ async function runTests(
   options: { timeoutMs: number; env?: Record<string, string> },
 ): Promise<string[]> {
   const reportPath = join(workDir, `junit-${Bun.randomUUIDv7()}.xml`);
-  const code = await spawn(
+  const { code, output } = await spawn(
     [
       BUN,
       "test",
@@ -136,6 +149,7 @@ async function runTests(
   if (code !== 0 && failures.length === 0) {
     failures.push(`${files.join(" ")}: no test failed, but exit code ${code}`);
   }
+  if (failures.length > 0) tally.excerpts.push(...excerptsOf(output));
   return failures;
 }
 
@@ -209,6 +223,7 @@ rmSync(workDir, { recursive: true, force: true });
 
 console.log(`\n── stages\n${durations.join("\n")}`);
 if (tally.skips.length > 0) console.log(`\n── skipped\n${tally.skips.join("\n")}`);
+for (const excerpt of tally.excerpts.slice(0, EXCERPTS_MAX)) console.log(`\n── why\n${excerpt}`);
 if (tally.failures.length > 0) console.log(`\n── failed\n${tally.failures.join("\n")}`);
 console.log(
   `\n${tally.passed} passed, ${tally.failures.length} failed, ${tally.skips.length} skipped`,

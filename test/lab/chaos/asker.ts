@@ -114,6 +114,7 @@ async function openUdp(host: string, port: number): Promise<Connection> {
     },
   });
   return {
+    port: socket.port,
     ask: async () => {
       const prefix = `${crypto.randomUUID().slice(0, 8)} `;
       const { promise, resolve } = Promise.withResolvers<string>();

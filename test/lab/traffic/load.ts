@@ -6,6 +6,8 @@
  * Argument: LoadConfig as JSON. Ends after `requestsMin` once a line came on standard input (what was
  * to be watched is over), or at `requestsMax`; prints LoadResult as JSON.
  */
+import { readFileSync } from "node:fs";
+
 export type LoadConfig = {
   targets: { host: string; port: number }[];
   users: number;
@@ -49,17 +51,24 @@ async function main(config: LoadConfig): Promise<LoadResult> {
       const target = config.targets[turn % config.targets.length];
       if (!target) throw new Error("No target");
       result.connectionCount += 1;
+      const openedMs = Date.now();
+      let askedMs: number | undefined;
+      let port = 0;
       try {
         const connection = await connect(target);
+        port = connection.port;
         do {
           result.requestCount += 1;
+          askedMs = Date.now();
           const { text, isLast } = await connection.ask(keepsAlive);
           result.answers[text] = (result.answers[text] ?? 0) + 1;
           if (isLast) break;
         } while (goesOn());
         connection.close();
       } catch (error) {
-        fail(`${target.host}:${target.port} ${keepsAlive ? "kept" : "short"}: ${String(error)}`);
+        const times = `opened at ${clock(openedMs)}, asked ${askedMs ? clock(askedMs) : "never"}, now ${clock(Date.now())}`;
+        const how = `${keepsAlive ? "kept" : "short"} from port ${port}, ${times}, kernel: ${kernelState(port)}`;
+        fail(`${target.host}:${target.port} ${how}: ${String(error)}`);
       }
     }
   };
@@ -67,8 +76,28 @@ async function main(config: LoadConfig): Promise<LoadResult> {
   return result;
 }
 
+/** What the kernel knows of the client's socket: whether the question, or an answer, waits there. */
+function kernelState(port: number): string {
+  const suffix = `:${port.toString(16).toUpperCase().padStart(4, "0")}`;
+  const lines = readFileSync("/proc/net/tcp", "latin1").split("\n");
+  const fields = lines.map((line) => line.trim().split(/\s+/));
+  const found = fields.filter((line) => port > 0 && line[1]?.endsWith(suffix) === true);
+  // Source: proc_net_tcp of the kernel's documentation.
+  const told = found.map(
+    (line) => `to ${line[2]} state ${line[3]} queues ${line[4]} timer ${line[5]}`,
+  );
+  return told.join(" | ") || "no socket";
+}
+
+const clock = (ms: number) => new Date(ms).toISOString().slice(11, -1);
+
 type Answer = { text: string; isLast: boolean };
-export type Connection = { ask(keepsAlive: boolean): Promise<Answer>; close(): void };
+export type Connection = {
+  /** The client's. */
+  port: number;
+  ask(keepsAlive: boolean): Promise<Answer>;
+  close(): void;
+};
 /** One HTTP connection. @throws {Error} also for an answer that is not 200, or none in `timeoutMs`. */
 export async function connect(
   target: { host: string; port: number },
@@ -76,10 +105,16 @@ export async function connect(
 ): Promise<Connection> {
   let waiting: { resolve(answer: Answer): void; reject(error: Error): void } | undefined;
   let received = "";
+  let ended: Error | undefined;
   const settle = (act: (waiter: NonNullable<typeof waiting>) => void) => {
     const waiter = waiting;
     waiting = undefined;
     if (waiter) act(waiter);
+  };
+  // Also between two questions, when nobody waits: a question into a dead socket would wait for its time.
+  const end = (error: Error) => {
+    ended ??= error;
+    settle(({ reject }) => reject(error));
   };
   const opening = Bun.connect({
     hostname: target.host,
@@ -87,11 +122,11 @@ export async function connect(
     socket: {
       data: (_, chunk) => {
         received += chunk.toString("latin1");
-        const end = received.indexOf("\r\n\r\n");
-        if (end < 0) return;
-        const head = received.slice(0, end);
+        const headEnd = received.indexOf("\r\n\r\n");
+        if (headEnd < 0) return;
+        const head = received.slice(0, headEnd);
         const length = Number(/content-length: (\d+)/i.exec(head)?.[1]);
-        const body = received.slice(end + 4);
+        const body = received.slice(headEnd + 4);
         if (body.length < length) return;
         received = "";
         const isLast = /connection: close/i.test(head);
@@ -100,9 +135,9 @@ export async function connect(
           isFine ? resolve({ text: body.trim(), isLast }) : reject(new Error(head)),
         );
       },
-      close: () => settle(({ reject }) => reject(new Error("closed without an answer"))),
-      error: (_, error) => settle(({ reject }) => reject(error)),
-      connectError: (_, error) => settle(({ reject }) => reject(error)),
+      close: () => end(new Error("closed without an answer")),
+      error: (_, error) => end(error),
+      connectError: (_, error) => end(error),
     },
   });
   const socket = await within(opening, "no connection", timeoutMs).catch((error: unknown) => {
@@ -114,10 +149,12 @@ export async function connect(
     throw error;
   });
   return {
+    port: socket.localPort,
     ask: (keepsAlive) => {
       const answer = new Promise<Answer>((resolve, reject) => {
         waiting = { resolve, reject };
       });
+      if (ended) settle(({ reject }) => reject(new Error(`closed before the question: ${ended}`)));
       const header = keepsAlive ? "keep-alive" : "close";
       socket.write(`GET / HTTP/1.1\r\nHost: lab\r\nConnection: ${header}\r\n\r\n`);
       return within(answer, "no answer", timeoutMs);
