@@ -102,7 +102,6 @@ check_host() {
   check_tool iptables iptables
   check_tool ip iproute2
   check_tool bridge iproute2
-  check_tool conntrack conntrack
   check_tool sysctl procps
   check_tool modprobe kmod
   if ! has unshare; then bad unshare "install package util-linux"; return; fi

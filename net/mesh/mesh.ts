@@ -23,7 +23,7 @@ import {
 } from "./backend.ts";
 import { connectionTotals } from "./connections.ts";
 import { addCounts, changedRouting, type Counts } from "./diff.ts";
-import { strayFlowSources } from "./flows.ts";
+import { kernelFlows, strayFlowSources } from "./flows.ts";
 import { isInBlock, parseIpv4, parseIpv4Block } from "./ipv4.ts";
 import { startLinkMonitor } from "./link-monitor.ts";
 import { startEncryption } from "./encryption.ts";
@@ -122,6 +122,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   let backend = await chooseBackend(options.backend ?? "auto", make, features);
   const totals = connectionTotals(() => backend.readConnections());
   const routing = kernelRouting(run);
+  const flows = kernelFlows(options.namespacePath);
   const table = await loadTable(options.dir);
   const { dns } = options;
   const encryption = await startEncryption(run, table, () => backend.name);
@@ -130,6 +131,8 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   let reportedIds: string[] = [];
   let applied: MeshPlan | undefined;
   let knownLegs = new Set<string>();
+  /** Addresses of this node's tasks that were balanced after the last round. */
+  let ownReady = new Set<string>();
   let settledDevices = "";
   let isFirewallDone = false;
   let hadIpv6 = false;
@@ -207,14 +210,21 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   };
 
   // --- flows of vanished tasks
-  const toForget = new Set<string>();
+  const toForget = new Map<string, "all" | "over">();
   let isForgetting = false;
   const forgetSoon = async () => {
     if (isForgetting) return;
     isForgetting = true;
-    for (const address of toForget) {
+    for (const [address, which] of toForget) {
+      if (isStopped) break;
       toForget.delete(address);
-      await routing.forgetFlows([address]);
+      try {
+        const found = await flows.find(address);
+        await flows.forget(which === "all" ? found : found.filter(({ isOver }) => isOver));
+      } catch (error) {
+        // Clients of that task then wait until they give up.
+        fail(error);
+      }
     }
     isForgetting = false;
   };
@@ -222,8 +232,12 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   let sweep: "waits" | "due" | "done" = "waits";
   const sweepFlows = async (plan: MeshPlan) => {
     sweep = "done";
-    const stray = strayFlowSources(plan, await routing.flowSources());
-    for (const address of stray.slice(0, FORGET_MAX)) toForget.add(address);
+    try {
+      const stray = strayFlowSources(plan, await flows.translatedSources());
+      for (const address of stray.slice(0, FORGET_MAX)) toForget.set(address, "all");
+    } catch (error) {
+      fail(error);
+    }
     void forgetSoon();
   };
   const announcer = startAnnouncer(options.namespacePath);
@@ -251,9 +265,30 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
     for (const leg of knownLegs) {
       if (now.has(leg)) continue;
       const address = leg.split("@")[0];
-      if (address !== undefined && toForget.size < FORGET_MAX) toForget.add(address);
+      if (address !== undefined && toForget.size < FORGET_MAX) toForget.set(address, "all");
     }
     knownLegs = now;
+    void forgetSoon();
+  };
+  /**
+   * Of own tasks that get no new connections any more, the ended ones: when such a container ends, the
+   * engine deletes what it has listed of its flows as the tool does (flows.ts), and is to find few.
+   */
+  const noteReady = () => {
+    const nodeId = table.settings?.nodeId;
+    const now = new Set<string>();
+    for (const endpoint of table.endpoints.values()) {
+      if (endpoint.nodeId !== nodeId || !endpoint.isReady) continue;
+      for (const { address, address6 } of endpoint.addresses) {
+        now.add(address);
+        if (address6 !== undefined) now.add(address6);
+      }
+    }
+    for (const address of ownReady) {
+      if (now.has(address) || toForget.has(address) || toForget.size >= FORGET_MAX) continue;
+      toForget.set(address, "over");
+    }
+    ownReady = now;
     void forgetSoon();
   };
 
@@ -378,6 +413,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       }
       await encryption.end(plan.encryption);
       applied = plan;
+      noteReady();
       noteLacks(plan);
       if (isSweepDue) await sweepFlows(plan);
     } finally {
@@ -594,6 +630,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       monitor.stop();
       announcer.stop();
       await tail;
+      flows.close();
       if (hasUnsaved) await save();
       dns?.close();
     },

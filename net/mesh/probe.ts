@@ -17,7 +17,6 @@ const TOOLS: readonly { argv: string[]; packageName: string }[] = [
   { argv: ["ip", "-V"], packageName: "iproute2" },
   { argv: ["bridge", "-V"], packageName: "iproute2" },
   { argv: ["iptables", "--version"], packageName: "iptables" },
-  { argv: ["conntrack", "--version"], packageName: "conntrack" },
   { argv: ["sysctl", "--version"], packageName: "procps" },
 ];
 

@@ -21,7 +21,6 @@ import {
   planFirewall6Removal,
   planFirewallRemoval,
 } from "./firewall.ts";
-import { parseFlowSources } from "./flows.ts";
 import { MESH_DEVICE, ROUTE_PROTOCOL } from "./names.ts";
 import {
   type Interface,
@@ -61,20 +60,14 @@ export type Routing = {
     /** Accepts in INPUT of IPv4 only. */
     rules4?: readonly string[],
   ): Promise<number>;
-  /** Forgets the flows whose answers come from these addresses, so that clients are told at once. */
-  forgetFlows(addresses: string[]): Promise<void>;
-  /** Addresses from which translated flows are answered; a list of all of them, so not often. */
-  flowSources(): Promise<Set<string>>;
   wipe(dataPathPort: number): Promise<void>;
 };
 
-/** Each try forgets some: only flows that end at that moment make another one necessary. */
-const FORGET_TRIES = 8;
 /** Complaints of a repeated or overtaken command: what it wanted is already so. */
 const HARMLESS =
   /File exists|No such process|No such file or directory|Cannot find device|Cannot assign requested address/;
 
-/** Routing over `run`, which executes ip, bridge, sysctl, iptables and conntrack. */
+/** Routing over `run`, which executes ip, bridge, sysctl and iptables. */
 export function kernelRouting(run: RunCommand): Routing {
   /** Bridges whose settings we have written, with their interface index. */
   const settled = new Map<string, number>();
@@ -242,17 +235,6 @@ export function kernelRouting(run: RunCommand): Routing {
       for (const command of commands) await read(["iptables", "-w", ...command]);
       return commands.length + (await mendFirewall6(backendRules, hasIpv6));
     },
-    forgetFlows: async (addresses) => {
-      for (const address of addresses) {
-        for (let turn = 0; turn < FORGET_TRIES; turn += 1) {
-          const { code, stderr } = await run(["conntrack", "-D", "--reply-src", address]);
-          // Exit code 1 only says that there was none. But the tool gives up half way when a flow that
-          // it has read ends before it is deleted, and leaves the others.
-          if (code <= 1 && !stderr.includes("Operation failed")) break;
-        }
-      }
-    },
-    flowSources: async () => parseFlowSources(await readOfDevice(["conntrack", "-L", "--dst-nat"])),
     wipe: async (dataPathPort) => {
       const rules = parseRules(await read(["ip", "-j", "-4", "rule", "show"]));
       const lines = [...rules.keys()].map((line) => `rule del ${line}`);

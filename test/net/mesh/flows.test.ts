@@ -1,17 +1,8 @@
-import { expect, test } from "bun:test";
-import { parseFlowSources, strayFlowSources } from "../../../net/mesh/flows.ts";
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { commandRunner } from "../../../net/mesh/backend.ts";
+import { kernelFlows, strayFlowSources } from "../../../net/mesh/flows.ts";
 import { planMesh } from "../../../net/mesh/plan.ts";
 import { labTable } from "./lab-state.ts";
-
-// Printed by conntrack 1.4.7; addresses changed.
-const LISTING = `tcp      6 86397 ESTABLISHED src=203.0.113.9 dst=192.0.2.1 sport=40000 dport=8080 src=10.101.0.77 dst=203.0.113.9 sport=80 dport=40000 [ASSURED] mark=536870912 use=1
-udp      17 20 src=203.0.113.9 dst=192.0.2.1 sport=40001 dport=9000 [UNREPLIED] src=172.17.0.2 dst=203.0.113.9 sport=9000 dport=40001 mark=0 use=1
-cut off src=1`;
-
-test("the sources of answers are those of the second tuple", () => {
-  expect([...parseFlowSources(LISTING)]).toEqual(["10.101.0.77", "172.17.0.2"]);
-  expect(parseFlowSources("").size).toBe(0);
-});
 
 test("stray are addresses of the cluster's networks that no task, service or gateway has", () => {
   const options = { underlayMtu: 1_500, balance: "random", hasBrNetfilter: true } as const;
@@ -21,4 +12,74 @@ test("stray are addresses of the cluster's networks that no task, service or gat
   const others = ["10.101.0.77", "172.17.0.2", "fd00::1", ""];
   const held = [task, ...plan.filter.gateways, ...plan.filter.virtualIps.map((ip) => ip.address)];
   expect(strayFlowSources(plan, [...held, ...others])).toEqual(["10.101.0.77"]);
+});
+
+const NAMESPACE = `shoal-flows-${process.pid}`;
+const run = commandRunner(["nsenter", `--net=/run/netns/${NAMESPACE}`]);
+const must = async (argv: string[]) => {
+  const result = await run(argv);
+  if (result.code !== 0) throw new Error(`${argv.join(" ")}: ${result.stderr}`);
+  return result.stdout;
+};
+type Made = { from: string; to: string; task: string; port: number; zone?: number };
+/** A translated connection, as an agent's rules would have made it. */
+const insert = ({ from, to, task, port, zone }: Made) =>
+  must([
+    ...["conntrack", "-I", "-p", "tcp", "--state", "ESTABLISHED", "-u", "ASSURED", "-t", "300"],
+    ...["-s", from, "-d", to, "--sport", `${port}`, "--dport", "8080"],
+    ...["-r", task, "-q", from, "--reply-port-src", "80", "--reply-port-dst", `${port}`],
+    ...["--dst-nat", task, ...(zone === undefined ? [] : ["--orig-zone", `${zone}`])],
+  ]);
+/** Client ports of the flows that are answered from `task`. */
+const portsTo = async (task: string) => {
+  const family = task.includes(":") ? "ipv6" : "ipv4";
+  const listing = await must(["conntrack", "-L", "-f", family, "--reply-src", task]);
+  return [...listing.matchAll(/sport=(\d+) dport=8080/g)].map(([, port]) => Number(port)).sort();
+};
+
+describe.skipIf(process.getuid?.() !== 0 || !Bun.which("conntrack"))("the kernel's flows", () => {
+  const six = { from: "fd09::9", to: "fd02::1" };
+  const four = { from: "203.0.113.9", to: "192.0.2.1" };
+  const flows = kernelFlows(`/run/netns/${NAMESPACE}`);
+  beforeAll(async () => {
+    const made = Bun.spawnSync(["ip", "netns", "add", NAMESPACE]);
+    if (made.exitCode !== 0) throw new Error(made.stderr.toString());
+  });
+  afterAll(() => {
+    flows.close();
+    Bun.spawnSync(["ip", "netns", "del", NAMESPACE]);
+  });
+
+  test("those of one task are found and forgotten, of either family and in any zone", async () => {
+    await insert({ ...four, task: "10.101.0.5", port: 40_000 });
+    await insert({ ...four, task: "10.101.0.5", port: 40_001, zone: 7 });
+    await insert({ ...four, task: "10.101.0.50", port: 40_002 });
+    await insert({ ...six, task: "fd01::5", port: 40_003 });
+    await insert({ ...six, task: "fd01::50", port: 40_004 });
+    expect(await flows.translatedSources()).toEqual(new Set(["10.101.0.5", "10.101.0.50"]));
+    expect(await flows.forget(await flows.find("10.101.0.5"))).toBe(2);
+    expect(await flows.forget(await flows.find("fd01::5"))).toBe(1);
+    expect(await portsTo("10.101.0.5")).toEqual([]);
+    expect(await portsTo("10.101.0.50")).toEqual([40_002]);
+    expect(await portsTo("fd01::5")).toEqual([]);
+    expect(await portsTo("fd01::50")).toEqual([40_004]);
+  });
+
+  test("a client's next flow from the same port to another task is left alone", async () => {
+    const client = { ...four, port: 41_000 };
+    await insert({ ...client, task: "10.101.0.6" });
+    const found = await flows.find("10.101.0.6");
+    expect(found).toHaveLength(1);
+    await must(["conntrack", "-D", "--reply-src", "10.101.0.6"]);
+    await insert({ ...client, task: "10.101.0.7" });
+    expect(await flows.forget(found)).toBe(0);
+    expect(await portsTo("10.101.0.7")).toEqual([41_000]);
+  });
+
+  test("more than one datagram of them are all forgotten", async () => {
+    const lines = Array.from({ length: 300 }, (_, i) => 42_000 + i);
+    for (const port of lines) await insert({ ...four, task: "10.101.0.8", port });
+    expect(await flows.forget(await flows.find("10.101.0.8"))).toBe(lines.length);
+    expect(await portsTo("10.101.0.8")).toEqual([]);
+  });
 });

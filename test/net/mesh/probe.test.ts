@@ -28,9 +28,9 @@ describe("probeHost", () => {
   });
 
   test("missing commands are named with their packages", async () => {
-    const run = host((line) => (/^(ip |conntrack)/.test(line) ? MISSING : undefined));
+    const run = host((line) => (/^(ip |sysctl)/.test(line) ? MISSING : undefined));
     expect(await probe(run).catch(String)).toContain(
-      'Cannot start the mesh: commands not found: "ip" (package iproute2), "conntrack" (package conntrack)',
+      'Cannot start the mesh: commands not found: "ip" (package iproute2), "sysctl" (package procps)',
     );
   });
 
