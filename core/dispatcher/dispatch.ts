@@ -126,7 +126,11 @@ export function dispatchRound(
 
 const NO_DIFF: AssignmentDiff = { put: [], removed: [] };
 
-/** Those whose endpoint was ready in what was sent last, so that this round takes them out. */
+/**
+ * Gives those whose endpoint was ready in what was sent last, so that this round takes them out. Those of
+ * a node that is down went out with the node: nobody's word is waited for. But should that node come back
+ * just now, others may still send to them, so they too get their drain time.
+ */
 function beginWithdrawals(
   dispatch: Dispatch,
   view: ClusterView,
@@ -136,9 +140,11 @@ function beginWithdrawals(
   const begun: TaskId[] = [];
   for (const { table, id } of changes) {
     const sent = table === "task" ? dispatch.shared.get(`endpoint/${id}`) : undefined;
-    if (sent?.kind !== "endpoint" || !sent.body.isReady) continue;
+    if (sent?.kind !== "endpoint") continue;
+    const { isReady, nodeId } = sent.body;
+    if (!isReady && view.node(nodeId)?.status.state !== "down") continue;
     const task = view.task(id);
-    if (task && beginWithdrawal(dispatch.withdrawals, view, task, nowMs)) begun.push(id);
+    if (task && beginWithdrawal(dispatch.withdrawals, view, task, nowMs) && isReady) begun.push(id);
   }
   return begun;
 }

@@ -122,7 +122,6 @@ export function endWithdrawals(
 function isLeaving(view: ClusterView, task: Task): boolean {
   const isWanted = task.desiredState !== "shutdown" && task.desiredState !== "remove";
   if (isWanted || task.status.state !== "running" || !view.service(task.serviceId)) return false;
-  if (task.nodeId === undefined || view.node(task.nodeId)?.status.state !== "ready") return false;
   return task.networks?.some(({ address }) => address !== undefined) ?? false;
 }
 

@@ -139,18 +139,25 @@ describe("a task that serves and is wanted no more", () => {
     expect(told[0]).toContain("out");
   });
 
-  test("is let go at once when it has ended, its node is down or its service is removed", () => {
+  test("of a node that is down drains without anybody's word, should the node come back", () => {
+    const { dispatch, round } = serving();
+    round(0, setNode("down"));
+    dropReceiver(dispatch, "a");
+    expect(round(1_000, shutdown).wakeAtMs).toBe(1_000 + DRAIN_MS);
+    addReceiver(dispatch, "c", "n1");
+    const { told } = round(1_100, setNode("ready"));
+    expect(told.find((line) => line.startsWith("c"))).toContain("running");
+    expect(round(1_000 + DRAIN_MS).told).toEqual(["c 2: shutdown"]);
+  });
+
+  test("is let go at once when it has ended or its service is removed", () => {
     const failed: StoreAction = {
       type: "task-status",
       id: "t1",
       nodeId: "n1",
       status: taskStatus("failed"),
     };
-    for (const end of [
-      failed,
-      setNode("down"),
-      { type: "remove", table: "service", id: "s1" } as const,
-    ]) {
+    for (const end of [failed, { type: "remove", table: "service", id: "s1" } as const]) {
       const { round } = serving();
       round(0, shutdown);
       const { told, wakeAtMs } = round(10, end);
