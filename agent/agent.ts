@@ -5,6 +5,7 @@ import { ClusterError } from "../core/errors.ts";
 import type { BackendName } from "../net/mesh/backend.ts";
 import { createApp, serveApp } from "./api/app.ts";
 import { startFront } from "./api/front.ts";
+import { type ApiListen, type ApiTlsFiles, apiListenOf, keepTlsFront } from "./api/front-tls.ts";
 import { serveStreams } from "./api/stream-server.ts";
 import { createLogger } from "./logger.ts";
 import { createNode } from "./node.ts";
@@ -22,7 +23,9 @@ export type AgentOptions = {
   /** See NodeOptions. */
   advertiseAddr?: string;
   meshBackend: "auto" | BackendName;
-};
+  /** `tcp://<address>:<port>`: the API for other machines too, by mutual TLS with these files. */
+  apiListen?: string;
+} & Partial<ApiTlsFiles>;
 
 /** sysexits.h EX_SOFTWARE: a broken invariant or a dead worker. systemd starts the agent again. */
 const EXIT_BROKEN = 70;
@@ -39,6 +42,13 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     fatal("Unhandled rejection", { err: reason instanceof Error ? reason.stack : String(reason) }),
   );
 
+  let tlsListen: ApiListen | undefined;
+  try {
+    tlsListen = apiListenOf(options);
+  } catch (error) {
+    if (error instanceof ClusterError) fatal(error.message, { code: error.code });
+    throw error;
+  }
   mkdirSync(options.dataDir, { recursive: true, mode: 0o700 });
   mkdirSync(dirname(options.socket), { recursive: true, mode: 0o755 });
   const node = createNode({
@@ -56,17 +66,18 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   const app = createApp(node.api);
   const inner = serveApp(app, innerSocketPath);
   const streams = await serveStreams(app, streamSocketPath);
-  const front = await startFront({
-    socketPath: options.socket,
+  const upstreams = {
     innerSocketPath,
     streamSocketPath,
     isManager: () => node.api.localNode().isManager,
     engineSocket: options.engine,
-  });
+  };
+  const front = await startFront({ socketPath: options.socket, ...upstreams });
   log.info(
     { version: VERSION.version, commit: VERSION.commit, socket: options.socket },
     "Listening",
   );
+  const tlsFront = tlsListen && keepTlsFront({ ...tlsListen, upstreams }, log);
   try {
     await node.start();
   } catch (error) {
@@ -87,7 +98,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
       STOP_TIMEOUT_MS,
     );
     (async () => {
-      await front.close();
+      await Promise.all([front.close(), tlsFront?.close()]);
       await node.stop();
       await inner.stop(true);
       await streams.stop();

@@ -29,6 +29,17 @@ program
       .default("auto")
       .env("SHOAL_MESH_BACKEND"),
   )
+  .addOption(
+    new Option(
+      "--api-listen <tcp://address:port>",
+      "serve the API to other machines too, by mutual TLS with the next three",
+    ).env("SHOAL_API_LISTEN"),
+  )
+  .addOption(
+    new Option("--tlscacert <file>", "the CA of those who may use the API").env("SHOAL_TLSCACERT"),
+  )
+  .addOption(new Option("--tlscert <file>", "the API's certificate").env("SHOAL_TLSCERT"))
+  .addOption(new Option("--tlskey <file>", "and its key").env("SHOAL_TLSKEY"))
   .action(
     async (flags: {
       dataDir: string;
@@ -37,6 +48,10 @@ program
       logLevel: string;
       advertiseAddr?: string;
       meshBackend: "auto" | BackendName;
+      apiListen?: string;
+      tlscacert?: string;
+      tlscert?: string;
+      tlskey?: string;
     }) => {
       startDnsEarly(flags.dataDir);
       const { runAgent } = await import("./agent.ts");

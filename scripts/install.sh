@@ -162,6 +162,8 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=notify
+# Options as variables (shoal agent --help), such as SHOAL_MESH_BACKEND=iptables.
+EnvironmentFile=-/etc/shoal/agent.env
 ExecStart=/usr/local/bin/shoal agent
 Restart=always
 RestartSec=1

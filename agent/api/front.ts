@@ -29,16 +29,15 @@ import {
 } from "./http-framing.ts";
 import { canHijack, type UpstreamName, upstreamOf } from "./paths.ts";
 
-/** Client connections at once; more are answered 503. */
-const CONNECTIONS_MAX = 4096;
+/** Client connections of a listener at once; more are answered 503. */
+export const CONNECTIONS_MAX = 4096;
 /** How long a refused client may still send before it is cut off. */
 const REFUSED_LINGER_MS = 5_000;
 /** Group and owner may connect; others not. As dockerd's socket. */
 const SOCKET_MODE = 0o660;
 
-export type FrontOptions = {
-  /** Where docker clients connect. */
-  socketPath: string;
+/** Who answers what the clients of a front ask. */
+export type FrontUpstreams = {
   /** The inner server (serveApp). */
   innerSocketPath: string;
   /** The server of long answers (serveStreams); absent: the inner server gives them too. */
@@ -47,6 +46,10 @@ export type FrontOptions = {
   isManager?(): boolean;
   /** The local Docker Engine. */
   engineSocket: string;
+};
+export type FrontOptions = FrontUpstreams & {
+  /** Where docker clients connect. */
+  socketPath: string;
 };
 
 /**
@@ -93,7 +96,12 @@ type Exchange = {
  */
 type Stage = "head" | "body" | "waiting" | "raw" | "closing";
 
-function serveClient(client: net.Socket, options: FrontOptions, isOverLimit: boolean): void {
+/** Serves one connection until its end; `isOverLimit`: by a refusal. */
+export function serveClient(
+  client: net.Socket,
+  options: FrontUpstreams,
+  isOverLimit: boolean,
+): void {
   const paths: Record<UpstreamName, string> = {
     engine: options.engineSocket,
     inner: options.innerSocketPath,

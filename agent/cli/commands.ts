@@ -1,4 +1,4 @@
-/** The client verbs of the binary: status, why, net doctor, vault, backup, restore; each is loaded when used. */
+/** The client verbs of the binary: status, why, net doctor, vault, backup, …; each is loaded when used. */
 import type { Command } from "commander";
 import { DEFAULT_SOCKET, orExit } from "./socket.ts";
 
@@ -61,6 +61,20 @@ export function addClientCommands(program: Command): void {
       orExit(async () => {
         const { rotateVault } = await import("./vault.ts");
         await rotateVault(flags);
+      }),
+    );
+
+  program
+    .command("api-certs")
+    .description("certificates for the API over TLS (shoal agent --api-listen), of a CA of its own")
+    .argument("<dir>", "where the CA is, or is made: keep it to yourself")
+    .option("--host <name...>", "a server's, with the names and addresses by which clients call it")
+    .option("--client <name>", "a user's")
+    .option("--days <number>", "how long they hold", "365")
+    .action((dir: string, flags: { host?: string[]; client?: string; days: string }) =>
+      orExit(async () => {
+        const { makeApiCertificates } = await import("./api-certs.ts");
+        await makeApiCertificates(dir, flags);
       }),
     );
 

@@ -51,16 +51,16 @@ function loadLibrary(): Promise<X509Library> {
   return library;
 }
 
-/** A new root: self-signed, CN swarm-ca, 20 years. */
+/** A new root: self-signed, 20 years. @default name swarm-ca */
 export async function createRootCa(
-  options: { random?: Random; nowMs?: UnixMs } = {},
+  options: { random?: Random; nowMs?: UnixMs; name?: string } = {},
 ): Promise<CertificateAuthority> {
-  const { nowMs = Date.now() } = options;
+  const { nowMs = Date.now(), name = "swarm-ca" } = options;
   const x509 = await loadLibrary();
   const { keyPem, spki } = await createKey();
   const certificate = await x509.X509CertificateGenerator.createSelfSigned({
     serialNumber: serialNumber(options.random),
-    name: [{ CN: ["swarm-ca"] }],
+    name: [{ CN: [name] }],
     notBefore: new Date(nowMs - BACKDATE_MS),
     notAfter: new Date(nowMs + ROOT_LIFE_MS),
     signingAlgorithm: ALGORITHM,
@@ -168,16 +168,64 @@ export async function issueCertificate(options: {
       `Cannot issue a certificate for ${lifetimeMs} ms: at least ${CERTIFICATE_LIFE_MS_MIN} ms are needed; raise the certificate expiry of the swarm`,
     );
   }
-  const spki = await readCsrKey(csrPem);
+  return signLeaf({
+    ca,
+    spki: await readCsrKey(csrPem),
+    subject: [{ CN: [nodeId] }, { OU: [ROLE_UNITS[role]] }, { O: [clusterId] }],
+    usages: ["clientAuth", "serverAuth"],
+    sans: [...new Set([nodeId, ...sans])],
+    lifetimeMs,
+    nowMs,
+    random: options.random,
+  });
+}
+
+/**
+ * A key and certificate for the API over TLS: of a `server` that is called by `names` (host names, IP
+ * addresses), or of a `client`, whose name is the first.
+ */
+export async function issueApiCertificate(options: {
+  ca: CertificateAuthority;
+  kind: "server" | "client";
+  names: [string, ...string[]];
+  lifetimeMs: number;
+  nowMs: UnixMs;
+}): Promise<{ certificatePem: string; keyPem: string }> {
+  const { ca, kind, names, lifetimeMs, nowMs } = options;
+  assert(names.length <= SANS_MAX, `A certificate has at most ${SANS_MAX} names`);
+  const { keyPem, spki } = await createKey();
+  const certificatePem = await signLeaf({
+    ca,
+    spki,
+    subject: [{ CN: [names[0]] }],
+    usages: [kind === "server" ? "serverAuth" : "clientAuth"],
+    sans: kind === "server" ? names : [],
+    lifetimeMs,
+    nowMs,
+  });
+  return { certificatePem, keyPem };
+}
+
+/** Signs a leaf for this key, until `lifetimeMs` from now or the CA's own end. */
+async function signLeaf(leaf: {
+  ca: CertificateAuthority;
+  spki: Uint8Array;
+  subject: Record<string, string[]>[];
+  usages: ("clientAuth" | "serverAuth")[];
+  sans: string[];
+  lifetimeMs: number;
+  nowMs: UnixMs;
+  random?: Random | undefined;
+}): Promise<string> {
+  const { ca, spki, nowMs } = leaf;
   const x509 = await loadLibrary();
   const authority = parseCertificate(ca.certificatePem);
   const authoritySpki = authority.publicKey.export({ type: "spki", format: "der" });
-  const notAfterMs = Math.min(nowMs + lifetimeMs, Date.parse(authority.validTo));
-  const names = [...new Set([nodeId, ...sans])];
+  const notAfterMs = Math.min(nowMs + leaf.lifetimeMs, Date.parse(authority.validTo));
   const certificate = await x509.X509CertificateGenerator.create({
-    serialNumber: serialNumber(options.random),
+    serialNumber: serialNumber(leaf.random),
     issuer: new x509.X509Certificate(authority.raw).subjectName,
-    subject: [{ CN: [nodeId] }, { OU: [ROLE_UNITS[role]] }, { O: [clusterId] }],
+    subject: leaf.subject,
     notBefore: new Date(nowMs - BACKDATE_MS),
     notAfter: new Date(notAfterMs),
     signingAlgorithm: ALGORITHM,
@@ -186,13 +234,14 @@ export async function issueCertificate(options: {
     extensions: [
       new x509.BasicConstraintsExtension(false, undefined, true),
       new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
-      new x509.ExtendedKeyUsageExtension([
-        x509.ExtendedKeyUsage.clientAuth,
-        x509.ExtendedKeyUsage.serverAuth,
-      ]),
-      new x509.SubjectAlternativeNameExtension(
-        names.map((value) => ({ type: isIP(value) === 0 ? "dns" : "ip", value })),
-      ),
+      new x509.ExtendedKeyUsageExtension(leaf.usages.map((usage) => x509.ExtendedKeyUsage[usage])),
+      ...(leaf.sans.length === 0
+        ? []
+        : [
+            new x509.SubjectAlternativeNameExtension(
+              leaf.sans.map((value) => ({ type: isIP(value) === 0 ? "dns" : "ip", value })),
+            ),
+          ]),
       new x509.SubjectKeyIdentifierExtension(keyIdentifier(spki)),
       new x509.AuthorityKeyIdentifierExtension(keyIdentifier(authoritySpki)),
     ],
