@@ -115,7 +115,8 @@ export function planNetwork(
   }
   if (isLocalDriver(request)) return { id, spec: localNetworkSpec(request) };
   if (ENCRYPTED_OPTION in request.Options) refuseWithoutEncryption(view, request.Name);
-  const { subnet, gateway } = wishedSubnet(view, request) ?? chooseSubnet(view);
+  const wished = wishedSubnet(view, request);
+  const { subnet, gateway } = wished ?? chooseSubnet(view);
   const six = request.EnableIPv6
     ? (wishedSubnet6(view, request, subnet) ?? chooseSubnet6(view))
     : undefined;
@@ -132,7 +133,11 @@ export function planNetwork(
     IPAM: {
       Driver: "default",
       Config: [
-        { Subnet: subnet, Gateway: gateway },
+        {
+          Subnet: subnet,
+          Gateway: gateway,
+          ...(wished?.ipRange === undefined ? {} : { IPRange: wished.ipRange }),
+        },
         ...(six ? [{ Subnet: six.subnet6, Gateway: six.gateway6 }] : []),
       ],
     },
@@ -168,16 +173,16 @@ function chooseVni(view: ClusterView, wanted: string | undefined): number {
   return vni;
 }
 
-type SubnetWish = { subnet: string; gateway?: string };
+type SubnetWish = { subnet: string; gateway?: string; ipRange?: string };
 
 /** What the request says of one family; a subnet of IPv6 has a colon. */
 function wishOf(request: NetworkCreate, family: "IPv4" | "IPv6"): SubnetWish | undefined {
   const configs = request.IPAM.Config;
-  if (configs.some((config) => config.IPRange !== undefined)) {
-    throw controlError("not-implemented", "IP ranges are not supported: give a smaller subnet");
-  }
-  if (configs.some((config) => config.Subnet === undefined && config.Gateway !== undefined)) {
-    refuse("ipam configuration: a gateway needs a subnet");
+  for (const { Subnet, Gateway, IPRange } of configs) {
+    if (Subnet !== undefined || (Gateway ?? IPRange) === undefined) continue;
+    refuse(
+      `ipam configuration: ${Gateway === undefined ? "an ip-range" : "a gateway"} needs a subnet`,
+    );
   }
   const [config, another] = configs.filter(
     ({ Subnet }) => Subnet !== undefined && Subnet.includes(":") === (family === "IPv6"),
@@ -189,12 +194,22 @@ function wishOf(request: NetworkCreate, family: "IPv4" | "IPv6"): SubnetWish | u
     );
   }
   if (config?.Subnet === undefined) return undefined;
-  const gateway = config.Gateway;
-  return { subnet: config.Subnet, ...(gateway === undefined ? {} : { gateway }) };
+  const { Gateway: gateway, IPRange: ipRange } = config;
+  if (family === "IPv6" && ipRange !== undefined) {
+    refuse(`invalid ip-range ${ipRange} : IPv6 addresses follow the IPv4 addresses of a network`);
+  }
+  return {
+    subnet: config.Subnet,
+    ...(gateway === undefined ? {} : { gateway }),
+    ...(ipRange === undefined ? {} : { ipRange }),
+  };
 }
 
 /** The user's subnet, checked, or none: then a free one is chosen. */
-function wishedSubnet(view: ClusterView, request: NetworkCreate): ChosenSubnet | undefined {
+function wishedSubnet(
+  view: ClusterView,
+  request: NetworkCreate,
+): ReturnType<typeof validateSubnet> | undefined {
   const wish = wishOf(request, "IPv4");
   return wish && asControl(() => validateSubnet(view, wish));
 }

@@ -1,5 +1,10 @@
 /** The state and all nodes' answers → findings about the cluster and between nodes. Pure. */
-import { explainExhaustion, openAddressPools } from "../../core/allocator/ipam.ts";
+import {
+  explainExhaustion,
+  freeCount,
+  openAddressPools,
+  poolSize,
+} from "../../core/allocator/ipam.ts";
 import type { NodeObject } from "../../core/objects/node.ts";
 import { isJob, replicasOf } from "../../core/objects/service.ts";
 import type { ClusterView } from "../../core/store/view.ts";
@@ -20,8 +25,8 @@ export function checkPools(view: ClusterView): NetFinding[] {
   let good = 0;
   for (const pool of openAddressPools(view).values()) {
     const { spec, subnet = "" } = pool.network;
-    const size = pool.range.last - pool.range.first + (pool.gateway === undefined ? 1 : 0);
-    const used = pool.used.size;
+    const size = poolSize(pool);
+    const used = size - freeCount(pool);
     const seen = `${used} of ${size} addresses of ${subnet} are in use (${Math.floor((100 * used) / Math.max(1, size))} %)`;
     if (used >= size) {
       findings.push(

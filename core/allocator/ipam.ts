@@ -96,14 +96,15 @@ function usedSubnets(view: ClusterView): { name: string; subnet: string }[] {
 }
 
 /**
- * A user's own subnet in canonical form, with its gateway (the first address unless given).
- * @throws {ClusterError} invalid-argument when it is no usable IPv4 subnet, or the gateway lies
+ * A user's own subnet in canonical form, with its gateway (unless given the first address, of the range
+ * of addresses that are given out, where there is one).
+ * @throws {ClusterError} invalid-argument when it is no usable IPv4 subnet, or gateway or range lie
  * outside; failed-precondition when it overlaps a network or the mesh pool.
  */
 export function validateSubnet(
   view: ClusterView,
-  wish: { subnet: string; gateway?: string },
-): ChosenSubnet {
+  wish: { subnet: string; gateway?: string; ipRange?: string },
+): ChosenSubnet & { ipRange?: string } {
   const range = parseCidr(wish.subnet);
   if (range === undefined) {
     const what = wish.subnet.includes(":") ? "IPv6 subnets are not supported" : "not an IPv4 CIDR";
@@ -127,7 +128,12 @@ export function validateSubnet(
       `invalid pool request: Pool overlaps with other one on this address space: ${subnet} and ${other.subnet} of ${other.name}`,
     );
   }
-  if (!wish.gateway) return { subnet, gateway: formatAddress(range.first + 1) };
+  const inner = wish.ipRange === undefined ? undefined : rangeWithin(range, subnet, wish.ipRange);
+  const chosen = inner && { ipRange: `${formatAddress(inner.first)}/${prefixLengthOf(inner)}` };
+  if (!wish.gateway) {
+    const first = Math.max(range.first + 1, inner?.first ?? 0);
+    return { subnet, gateway: formatAddress(first), ...chosen };
+  }
   const gateway = parseAddress(wish.gateway.split("/")[0] ?? "");
   if (gateway === undefined || gateway <= range.first || gateway >= range.last) {
     throw new ClusterError(
@@ -135,7 +141,28 @@ export function validateSubnet(
       `no matching subnet for gateway ${wish.gateway}: choose an address within ${subnet}`,
     );
   }
-  return { subnet, gateway: formatAddress(gateway) };
+  return { subnet, gateway: formatAddress(gateway), ...chosen };
+}
+
+function rangeWithin(outer: AddressRange, subnet: string, ipRange: string): AddressRange {
+  const refuse = (why: string) =>
+    new ClusterError("invalid-argument", `invalid ip-range ${ipRange} : ${why}`);
+  const range = parseCidr(ipRange);
+  if (range === undefined) {
+    throw refuse(
+      ipRange.includes(":")
+        ? "IPv6 addresses follow the IPv4 addresses of a network: give a range of these"
+        : "not an IPv4 CIDR",
+    );
+  }
+  if (range.first < outer.first || range.last > outer.last)
+    throw refuse(`it is not within ${subnet}`);
+  if (prefixLengthOf(range) > PREFIX_LENGTH_MAX) {
+    throw refuse(
+      `the prefix length is ${prefixLengthOf(range)}, choose one up to ${PREFIX_LENGTH_MAX}`,
+    );
+  }
+  return range;
 }
 
 /**
@@ -191,6 +218,8 @@ export type AddressPool = {
   network: Network;
   /** Usable addresses, both ends included. */
   range: AddressRange;
+  /** Those of them that are given out to who asks for none: the network's IP range, or all. */
+  chosen: AddressRange;
   gateway: number | undefined;
   used: Set<number>;
   /** The search starts after this one. */
@@ -207,12 +236,15 @@ export function openAddressPools(view: ClusterView): Map<string, AddressPool> {
     const range = network.subnet === undefined ? undefined : parseCidr(network.subnet);
     if (range === undefined || network.predefined) continue;
     const gateway = network.gateway === undefined ? undefined : parseAddress(network.gateway);
+    const usable = { first: range.first + 1, last: range.last - 1 };
+    const chosen = chosenOf(network, usable);
     pools.set(network.id, {
       network,
-      range: { first: range.first + 1, last: range.last - 1 },
+      range: usable,
+      chosen,
       gateway,
       used: new Set(),
-      last: range.first,
+      last: chosen.first - 1,
     });
   }
   const newest = new Map<string, Task>();
@@ -226,7 +258,7 @@ export function openAddressPools(view: ClusterView): Map<string, AddressPool> {
       const before = newest.get(networkId);
       if (before === undefined || isNewer(task, before)) {
         newest.set(networkId, task);
-        pool.last = value;
+        if (isIn(pool.chosen, value)) pool.last = value;
       }
     }
   }
@@ -236,7 +268,8 @@ export function openAddressPools(view: ClusterView): Map<string, AddressPool> {
       const pool = pools.get(networkId);
       if (pool === undefined || value === undefined) continue;
       pool.used.add(value);
-      if (!newest.has(networkId)) pool.last = Math.max(pool.last, value);
+      const isLast = !newest.has(networkId) && value > pool.last;
+      if (isLast && isIn(pool.chosen, value)) pool.last = value;
     }
   }
   for (const { networkId, address } of view.attachments()) {
@@ -255,10 +288,10 @@ function isNewer(a: Task, b: Task): boolean {
  * Takes the next free address; `undefined` when there is none. Amortised O(1) for a sparse subnet.
  */
 export function takeAddress(pool: AddressPool): string | undefined {
-  const { first, last } = pool.range;
+  const { first, last } = pool.chosen;
   const size = last - first + 1;
-  // The gateway is the one more that is never free. Without this, each refusal would scan a /16.
-  if (pool.used.size >= size - (pool.gateway === undefined ? 0 : 1)) return undefined;
+  // Without this, each refusal would scan a /16.
+  if (pool.used.size >= poolSize(pool) && freeCount(pool) === 0) return undefined;
   for (let step = 1; step <= size; step += 1) {
     const value = first + ((pool.last - first + step + size) % size);
     if (value === pool.gateway || pool.used.has(value)) continue;
@@ -267,6 +300,58 @@ export function takeAddress(pool: AddressPool): string | undefined {
     return formatAddress(value);
   }
   return undefined;
+}
+
+/** How many addresses are given out to who asks for none, used ones included. */
+export function poolSize({ chosen, gateway }: AddressPool): number {
+  const hasGateway = gateway !== undefined && isIn(chosen, gateway);
+  return chosen.last - chosen.first + (hasGateway ? 0 : 1);
+}
+
+/** How many of them are not used. O(1), but for a network with an IP range. */
+export function freeCount(pool: AddressPool): number {
+  const { chosen, range, used } = pool;
+  const isWhole = chosen.first === range.first && chosen.last === range.last;
+  const count = isWhole ? used.size : [...used].filter((value) => isIn(chosen, value)).length;
+  return poolSize(pool) - count;
+}
+
+function chosenOf({ spec }: Network, usable: AddressRange): AddressRange {
+  const ipRange = parseCidr(spec.IPAM.Config[0]?.IPRange ?? "");
+  if (!ipRange) return usable;
+  return {
+    first: Math.max(usable.first, ipRange.first),
+    last: Math.min(usable.last, ipRange.last),
+  };
+}
+
+function isIn(range: AddressRange, value: number): boolean {
+  return value >= range.first && value <= range.last;
+}
+
+/**
+ * Takes this very address, for who asks for it by name.
+ * @throws {ClusterError} invalid-argument when nobody can have it on that network; failed-precondition
+ * when somebody has it.
+ */
+export function takeGivenAddress(pool: AddressPool, address: string): string {
+  const { spec, subnet } = pool.network;
+  const value = parseAddress(address);
+  const isUsable = value !== undefined && isIn(pool.range, value);
+  if (!isUsable || value === pool.gateway) {
+    throw new ClusterError(
+      "invalid-argument",
+      `Cannot give address ${address} on network ${spec.Name}: ${isUsable ? "it is the gateway's" : `it is none of ${subnet}`}; choose another one`,
+    );
+  }
+  if (pool.used.has(value)) {
+    throw new ClusterError(
+      "failed-precondition",
+      `Address already in use: ${address} on network ${spec.Name}; choose another one, or leave it to the cluster`,
+    );
+  }
+  pool.used.add(value);
+  return formatAddress(value);
 }
 
 /** Gives back an address that a plan took and does not use after all. */
@@ -278,7 +363,10 @@ export function returnAddress(pool: AddressPool, address: string): void {
 /** Why `takeAddress` found nothing, and what to do. */
 export function explainExhaustion(pool: AddressPool): string {
   const { spec, subnet } = pool.network;
-  return `could not find an available IP on network "${spec.Name}": all ${pool.used.size} addresses of ${subnet} are in use; remove unused services or tasks, or use a network with a larger subnet`;
+  const ipRange = spec.IPAM.Config[0]?.IPRange;
+  const whole = ipRange === undefined ? subnet : `ip-range ${ipRange}`;
+  const count = poolSize(pool) - freeCount(pool);
+  return `could not find an available IP on network "${spec.Name}": all ${count} addresses of ${whole} are in use; remove unused services or tasks, or use a network with a larger ${ipRange === undefined ? "subnet" : "range"}`;
 }
 
 export function parseAddress(text: string): number | undefined {

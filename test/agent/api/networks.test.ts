@@ -195,7 +195,10 @@ describe("POST /networks/create", () => {
     ],
     [subnet("172.20.0.0/30"), 400, "the prefix length is 30"],
     [subnet("172.20.0.0/24", { Gateway: "172.20.1.1" }), 400, "gateway 172.20.1.1"],
-    [subnet("172.20.0.0/24", { IPRange: "172.20.0.0/25" }), 501, "IP ranges are not supported"],
+    [subnet("172.20.0.0/24", { IPRange: "172.20.1.0/25" }), 400, "it is not within 172.20.0.0/24"],
+    [subnet("172.20.0.0/24", { IPRange: "172.20.0.0/30" }), 400, "the prefix length is 30"],
+    [subnet("172.20.0.0/24", { IPRange: "x" }), 400, "invalid ip-range x : not an IPv4 CIDR"],
+    [{ IPAM: { Config: [{ IPRange: "172.20.0.0/25" }] } }, 400, "an ip-range needs a subnet"],
     [{ IPAM: { Config: [{ Gateway: "1.2.3.4" }] } }, 400, "a gateway needs a subnet"],
     [{ IPAM: { Driver: "dhcp" } }, 501, 'IPAM driver "dhcp" is not supported'],
     [

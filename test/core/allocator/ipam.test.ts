@@ -2,7 +2,10 @@ import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
 import {
   chooseSubnet,
+  explainExhaustion,
+  freeCount,
   openAddressPools,
+  poolSize,
   takeAddress,
   validatePools,
   validateSubnet,
@@ -74,6 +77,19 @@ describe("validateSubnet()", () => {
     );
   });
 
+  test("with a range of addresses, takes the gateway from it", () => {
+    const wish = { subnet: "10.9.0.0/16", ipRange: "10.9.3.7/24" };
+    const chosen = { subnet: "10.9.0.0/16", ipRange: "10.9.3.0/24" };
+    expect(validateSubnet(view, wish)).toEqual({ ...chosen, gateway: "10.9.3.0" });
+    const named = { ...wish, gateway: "10.9.0.1" };
+    expect(validateSubnet(view, named)).toEqual({ ...chosen, gateway: "10.9.0.1" });
+    const low = { subnet: "10.9.0.0/16", ipRange: "10.9.0.0/24" };
+    expect(validateSubnet(view, low).gateway).toBe("10.9.0.1");
+    for (const ipRange of ["10.8.0.0/24", "10.0.0.0/8", "10.9.1.0/30", "fd00::/64", "x"]) {
+      expect(() => validateSubnet(view, { ...wish, ipRange })).toThrow("invalid ip-range");
+    }
+  });
+
   const bad: [string, string | undefined, string][] = [
     ["10.0.0.0/23", undefined, "Pool overlaps with other one"],
     ["10.255.3.0/24", undefined, "the mesh pool"],
@@ -135,6 +151,30 @@ describe("takeAddress()", () => {
 
   test("gives every address but network, gateway and broadcast, each once", () => {
     expect(takeAll(pool([]))).toEqual([2, 3, 4, 5, 6]);
+  });
+
+  test("of a network with a range gives those of it, whatever is taken beside", () => {
+    const spec = {
+      ...network.spec,
+      IPAM: { Driver: "default", Config: [{ IPRange: "10.0.1.8/29" }] },
+    };
+    const ranged = aNetwork("net", { spec, subnet: "10.0.1.0/24", gateway: "10.0.1.8" });
+    const fixed = ["10.0.1.99", "10.0.1.2", "10.0.1.10"].map((address, place) => ({
+      id: `t${place}`,
+      createdAtMs: START_MS - place,
+      networks: [{ networkId: "net", address, aliases: [] }],
+    }));
+    const { view } = aState({
+      networks: [ranged],
+      services: [service],
+      tasks: fixed.map((over) => aTask(service, over)),
+    });
+    const found = openAddressPools(view).get("net");
+    if (!found) throw new Error("No pool");
+    expect([poolSize(found), freeCount(found)]).toEqual([7, 6]);
+    expect(takeAll(found)).toEqual([9, 11, 12, 13, 14, 15]);
+    expect(freeCount(found)).toBe(0);
+    expect(explainExhaustion(found)).toContain("all 7 addresses of ip-range 10.0.1.8/29");
   });
 
   test("goes on after the newest task's, also a dead one's, and comes round", () => {
