@@ -144,7 +144,7 @@ export function ipvsAddressMark(address: string): number {
   return (IPVS_MARK | ((parseIpv4(address) ?? 0) & 0x0fff_ffff)) >>> 0;
 }
 
-const PROTOCOL_NUMBERS = { tcp: 6, udp: 17, sctp: 132 } as const;
+export const PROTOCOL_NUMBERS = { tcp: 6, udp: 17, sctp: 132 } as const;
 
 /** Mark of the IPVS service of a published port. */
 export function ipvsPortMark(port: {

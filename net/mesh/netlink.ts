@@ -1,10 +1,9 @@
 /**
- * Netlink: messages and attributes (pure), and a socket by FFI, for the few questions that are asked
- * too often for a process each. Everything else goes by the tools.
+ * Netlink: messages and attributes (pure), and a socket by FFI, for the few questions and changes that
+ * come too often for a process each. Everything else goes by the tools.
  *
- * Numbers are of the kernel's stable interface (linux/netlink.h, linux/genetlink.h,
- * linux/netfilter/nf_tables.h). They are in the machine's byte order, which is little on all machines
- * that shoal is built for.
+ * Numbers are of the kernel's stable interface (linux/netlink.h, linux/genetlink.h). They are in the
+ * machine's byte order, which is little on all machines that shoal is built for.
  */
 import { closeSync, openSync } from "node:fs";
 import { dlopen, FFIType, ptr } from "bun:ffi";
@@ -22,6 +21,8 @@ const AF_NETLINK = 16;
 const SOCK_RAW_CLOEXEC = 0x80003;
 const SOL_SOCKET = 1;
 const SO_RCVTIMEO = 20;
+const SOL_NETLINK = 270;
+const NETLINK_CAP_ACK = 10;
 const CLONE_NEWNET = 0x40000000;
 const ATTR_NESTED = 0x8000;
 const ATTR_TYPE_MASK = 0x3fff;
@@ -29,9 +30,6 @@ const HEADER_BYTES = 16;
 const RECEIVE_BYTES = 64 * 1024;
 /** The kernel answers within the call that asked; this only keeps a surprise from hanging the mesh. */
 const RECEIVE_TIMEOUT_S = 5;
-
-const NFT_MESSAGE_GETGEN = (10 << 8) | 16;
-const NFT_ATTR_GENERATION = 1;
 
 /** One attribute, padded as netlink wants it. */
 export function attribute(type: number, value: Buffer): Buffer {
@@ -147,6 +145,9 @@ export function openNetlink(protocol: number, namespacePath?: string): NetlinkSo
   const timeout = Buffer.alloc(16);
   timeout.writeBigInt64LE(BigInt(RECEIVE_TIMEOUT_S));
   c.setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, ptr(timeout), timeout.length);
+  // A refusal does not carry the refused message back: many of them would not fit the socket's queue.
+  const yes = Buffer.from([1, 0, 0, 0]);
+  c.setsockopt(socket, SOL_NETLINK, NETLINK_CAP_ACK, ptr(yes), yes.length);
   const received = Buffer.alloc(RECEIVE_BYTES);
   return {
     send: (bytes) => {
@@ -191,29 +192,4 @@ export function inNamespace(
     closeSync(there);
     closeSync(home);
   }
-}
-
-/**
- * Reads the number that the kernel counts up with every change of any nftables table of the
- * namespace; undefined where it cannot be read.
- */
-export function nftGenerationReader(namespacePath?: string): () => number | undefined {
-  let socket: NetlinkSocket | undefined;
-  let sequence = 0;
-  return () => {
-    try {
-      socket ??= openNetlink(NETLINK_NETFILTER, namespacePath);
-      sequence += 1;
-      const body = Buffer.alloc(4);
-      socket.send(
-        netlinkMessage({ type: NFT_MESSAGE_GETGEN, flags: NLM_F_REQUEST, sequence, body }),
-      );
-      const answer = socket.receive().find((candidate) => candidate.sequence === sequence);
-      if (!answer || answer.type === NLMSG_ERROR) return undefined;
-      return parseAttributes(answer.payload.subarray(4)).get(NFT_ATTR_GENERATION)?.readUInt32BE(0);
-    } catch {
-      // Without it every check looks at the table.
-      return undefined;
-    }
-  };
 }

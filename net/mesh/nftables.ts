@@ -1,5 +1,6 @@
 /**
- * The nftables back-end: one table a family, changed in one transaction at a time.
+ * The nftables back-end: one table a family, changed in one transaction at a time. A change that is
+ * elements only goes to the kernel by netlink, any other by the tool; so does one that netlink refuses.
  *
  * Invariants: the kernel's table is always a complete one (replaced or changed atomically, never
  * deleted and made again in two steps); `applied` of a family is what the last successful transaction
@@ -19,12 +20,20 @@ import { ClusterError } from "../../core/errors.ts";
 import { complaint, type ConnectionCount, type MeshBackend, type RunCommand } from "./backend.ts";
 import { countsOf } from "./connections.ts";
 import { NFT_TABLE } from "./names.ts";
+import {
+  isNftChangeEmpty,
+  NO_NFT_CHANGE,
+  type NftChange,
+  nftChangesText,
+  nftPlanChange,
+  textNftChange,
+} from "./nft-change.ts";
+import type { Nft } from "./nft-netlink.ts";
 import type { Family, FilterPlan } from "./plan.ts";
 import {
   ADDRESS_COUNTERS,
   type NftFeatures,
   nftDeleteText,
-  nftPlanChangeText,
   nftTableName,
   nftTableText,
   PORT_COUNTERS,
@@ -49,34 +58,60 @@ type Table = {
 };
 
 /**
- * The back-end over `run`, which executes the nft tool; nothing is run until it is asked to.
- * `readGeneration`: a number that the kernel counts up with every change of any table by anybody;
- * undefined where it cannot be read.
+ * The back-end over `run`, which executes the nft tool, and `netlink`, which does what it can without
+ * a process; nothing is run until it is asked to.
  */
-export function nftablesBackend(
-  run: RunCommand,
-  readGeneration: () => number | undefined = () => undefined,
-): MeshBackend {
+export function nftablesBackend(run: RunCommand, netlink: Nft): MeshBackend {
   const ipv4: Table = { family: "ipv4", mayBeLeft: true };
   const ipv6: Table = { family: "ipv6", mayBeLeft: true };
   let features: NftFeatures = { hasCounters: true };
   let mayOldBeLeft = true;
   let problem: string | undefined;
+  /** Why the last change of elements, which the tool could make, could not be made by netlink. */
+  let netlinkProblem: string | undefined;
   let fullCheckDueMs = 0;
   let seenGeneration: number | undefined;
 
-  /** A transaction that changes some tables; of a failed one nothing is known. */
-  const transact = async (text: string, tables: Table[]) => {
-    const result = await run(["nft", "-f", "-"], text);
-    for (const table of tables) {
-      delete table.digest;
-      if (result.code !== 0 || !table.wanted) delete table.applied;
-      else table.applied = table.wanted;
-      table.mayBeLeft = result.code !== 0;
+  /** What netlink is to be told, if these changes are nothing else. */
+  const elementsOf = (changes: readonly NftChange[]) =>
+    changes.every(({ before, after }) => before.length + after.length === 0)
+      ? changes.flatMap(({ elements }) => elements)
+      : undefined;
+  /** @throws {ClusterError} unavailable; whether it was made is not known then. */
+  const execute = async (changes: readonly NftChange[]) => {
+    const elements = elementsOf(changes);
+    let refusal: string | undefined;
+    if (elements) {
+      try {
+        if (netlink.change(elements)) {
+          netlinkProblem = undefined;
+          return;
+        }
+      } catch (error) {
+        if (!(error instanceof ClusterError)) throw error;
+        refusal = error.message;
+      }
     }
-    seenGeneration = readGeneration();
+    const result = await run(["nft", "-f", "-"], nftChangesText(changes));
     if (result.code !== 0) {
       throw new ClusterError("unavailable", `Cannot program nftables: ${complaint(result)}`);
+    }
+    if (elements) netlinkProblem = refusal;
+  };
+  /** A transaction that changes some tables; of a failed one nothing is known. */
+  const transact = async (changes: readonly NftChange[], tables: Table[]) => {
+    let isDone = false;
+    try {
+      await execute(changes);
+      isDone = true;
+    } finally {
+      for (const table of tables) {
+        delete table.digest;
+        if (!isDone || !table.wanted) delete table.applied;
+        else table.applied = table.wanted;
+        table.mayBeLeft = !isDone;
+      }
+      seenGeneration = netlink.readGeneration();
     }
   };
   // Looked at without the kernel making anything, and without the tool reading the table as a listing
@@ -85,43 +120,46 @@ export function nftablesBackend(
     const result = await run(["nft", "-c", "-f", "-"], `create table ${name}\n`);
     return result.code !== 0 && /File exists/.test(result.stderr);
   };
-  const oldText = async () => ((await isThere(OLD_TABLE)) ? `delete table ${OLD_TABLE}\n` : "");
-  const wholeText = (table: Table) =>
-    table.wanted
-      ? nftTableText(renderNftTable(table.wanted, features))
-      : nftDeleteText(table.family);
+  const oldChange = async () =>
+    (await isThere(OLD_TABLE)) ? textNftChange(`delete table ${OLD_TABLE}`) : NO_NFT_CHANGE;
+  const wholeChange = (table: Table) =>
+    textNftChange(
+      table.wanted
+        ? nftTableText(renderNftTable(table.wanted, features))
+        : nftDeleteText(table.family),
+    );
   /** What makes the kernel as wanted; empty when it is. */
-  const changeText = async (table: Table) => {
+  const changeOf = async (table: Table) => {
     const { applied, wanted } = table;
     if (!wanted) {
-      if (applied) return wholeText(table);
+      if (applied) return wholeChange(table);
       if (table.mayBeLeft) {
-        if (await isThere(nftTableName(table.family))) return wholeText(table);
+        if (await isThere(nftTableName(table.family))) return wholeChange(table);
         table.mayBeLeft = false;
       }
-      return "";
+      return NO_NFT_CHANGE;
     }
-    if (!applied) return wholeText(table);
-    return nftPlanChangeText(applied, wanted, CHANGE_COMMANDS_MAX, features) ?? wholeText(table);
+    if (!applied) return wholeChange(table);
+    return nftPlanChange(applied, wanted, CHANGE_COMMANDS_MAX, features) ?? wholeChange(table);
   };
-  const applyOne = async (table: Table, text: string) => {
-    if (text === "") {
+  const applyOne = async (table: Table, changes: NftChange[]) => {
+    if (changes.every(isNftChangeEmpty)) {
       noteSame(table);
       return;
     }
     try {
-      await transact(text, [table]);
+      await transact(changes, [table]);
     } catch {
       // The kernel's table was not what we thought: say it all.
-      await transact(wholeText(table), [table]);
+      await transact([wholeChange(table)], [table]);
     }
   };
   const noteSame = (table: Table) => {
     if (table.applied && table.wanted) table.applied = table.wanted;
   };
-  const applyIpv6 = async (text: string) => {
+  const applyIpv6 = async (change: NftChange) => {
     try {
-      await applyOne(ipv6, text);
+      await applyOne(ipv6, [change]);
       problem = undefined;
     } catch (error) {
       if (!(error instanceof ClusterError)) throw error;
@@ -155,12 +193,16 @@ export function nftablesBackend(
     sysctls: [],
     inputRules: [],
     problem: () => problem,
-    notes: () =>
-      features.hasCounters
+    notes: () => [
+      ...(features.hasCounters
         ? []
         : [
             "nftables: connections per service are not counted: this nft or kernel has no counters in sets; a newer one has",
-          ],
+          ]),
+      ...(netlinkProblem === undefined
+        ? []
+        : [`nftables: each change takes a process: ${netlinkProblem}`]),
+    ],
     probe: async (sample) => {
       const version = await run(["nft", "--version"]);
       if (version.code === 127) {
@@ -197,29 +239,29 @@ export function nftablesBackend(
       ipv4.wanted = plan;
       if (plan6) ipv6.wanted = plan6;
       else delete ipv6.wanted;
-      const [text, text6, old] = await Promise.all([
-        changeText(ipv4),
-        changeText(ipv6),
-        mayOldBeLeft ? oldText() : "",
+      const [change, change6, old] = await Promise.all([
+        changeOf(ipv4),
+        changeOf(ipv6),
+        mayOldBeLeft ? oldChange() : NO_NFT_CHANGE,
       ]);
       mayOldBeLeft = false;
-      if (problem === undefined && text6 !== "") {
+      if (problem === undefined && !isNftChangeEmpty(change6)) {
         try {
-          await transact(old + text + text6, text === "" ? [ipv6] : [ipv4, ipv6]);
+          await transact([old, change, change6], isNftChangeEmpty(change) ? [ipv6] : [ipv4, ipv6]);
           noteSame(ipv4);
           return;
         } catch {
           // Each on its own: which of them was it?
         }
       }
-      await applyOne(ipv4, old + text);
-      await applyIpv6(text6);
+      await applyOne(ipv4, [old, change]);
+      await applyIpv6(change6);
     },
     mend: async () => {
       if (!ipv4.applied) return {};
       const tables = [ipv4, ipv6].filter(({ applied }) => applied !== undefined);
-      if (problem !== undefined) await applyIpv6(await changeText(ipv6));
-      const generation = readGeneration();
+      if (problem !== undefined) await applyIpv6(await changeOf(ipv6));
+      const generation = netlink.readGeneration();
       const isUntouched = generation !== undefined && generation === seenGeneration;
       // Nobody has changed any table since we looked: that needs no listing, whatever the size.
       if (isUntouched && tables.every(({ digest }) => digest !== undefined)) return {};
@@ -240,7 +282,7 @@ export function nftablesBackend(
         seenGeneration = generation;
       }
       if (drifted.length === 0) return {};
-      await transact(drifted.map(wholeText).join(""), drifted);
+      await transact(drifted.map(wholeChange), drifted);
       return { "nft-table": drifted.length };
     },
     readConnections: async () => {
@@ -267,7 +309,8 @@ export function nftablesBackend(
       delete ipv4.wanted;
       delete ipv6.wanted;
       ipv6.mayBeLeft = true;
-      await transact((await oldText()) + wholeText(ipv4) + (await changeText(ipv6)), [ipv4, ipv6]);
+      const changes = [await oldChange(), wholeChange(ipv4), await changeOf(ipv6)];
+      await transact(changes, [ipv4, ipv6]);
       problem = undefined;
     },
   };

@@ -66,11 +66,14 @@ export function withoutEqualEnds<Item>(
     a === b || (a !== undefined && b !== undefined && isEqual(a, b));
   const shorter = Math.min(before.length, after.length);
   let start = 0;
-  let ends = 0;
   while (start < shorter && isSameEntry(before[start], after[start])) start += 1;
-  while (ends < shorter - start && isSameEntry(before.at(-1 - ends), after.at(-1 - ends)))
-    ends += 1;
-  return [before.slice(start, before.length - ends), after.slice(start, after.length - ends)];
+  let oldEnd = before.length;
+  let newEnd = after.length;
+  while (Math.min(oldEnd, newEnd) > start && isSameEntry(before[oldEnd - 1], after[newEnd - 1])) {
+    oldEnd -= 1;
+    newEnd -= 1;
+  }
+  return [before.slice(start, oldEnd), after.slice(start, newEnd)];
 }
 
 function isSameList(a: string[], b: string[]): boolean {

@@ -9,7 +9,7 @@ import { iptablesBackend } from "./iptables.ts";
 import { ipvsBackend } from "./ipvs.ts";
 import { openIpvs } from "./ipvs-netlink.ts";
 import { MESH_DEVICE } from "./names.ts";
-import { nftGenerationReader } from "./netlink.ts";
+import { openNft } from "./nft-netlink.ts";
 import { nftablesBackend } from "./nftables.ts";
 import type { FilterPlan } from "./plan.ts";
 
@@ -58,7 +58,7 @@ export function makeBackend(
 ): MeshBackend {
   switch (name) {
     case "nftables":
-      return nftablesBackend(run, nftGenerationReader(namespacePath));
+      return nftablesBackend(run, openNft(namespacePath));
     case "iptables":
       return iptablesBackend(run, namespacePath);
     case "ipvs":

@@ -25,6 +25,7 @@ import {
   nodeMark,
   ROUTE_PROTOCOL,
 } from "./names.ts";
+import { nftDeclaration, nftElementText, type NftShape } from "./nft-elements.ts";
 import {
   type Family,
   type FilterPlan,
@@ -33,21 +34,19 @@ import {
   type MeshRoute,
   type MeshRule,
 } from "./plan.ts";
-import { changedParts } from "./plan-change.ts";
 
 export type NftSet = {
   kind: "set" | "map";
   name: string;
   /** Type and flags, as nft wants them. */
   declaration: string;
-  /** Interval sets are only ever replaced whole. */
-  hasIntervals: boolean;
+  /** None of interval sets, which are only ever replaced whole. */
+  shape: NftShape | undefined;
   /** Key to value; the value is undefined in sets. */
   elements: Map<string, string | undefined>;
 };
 export type NftTable = {
-  /** With its family, as nft's commands want it. */
-  name: string;
+  family: Family;
   sets: NftSet[];
   /** Load-balancing chains, one per number of targets and way of choosing: name to rules. */
   chains: Map<string, string>;
@@ -87,7 +86,7 @@ export function renderNftTable(
   const add = (
     kind: "set" | "map",
     name: string,
-    declaration: string,
+    shape: NftShape | string,
     elements: Iterable<string | readonly [string, string]>,
   ) => {
     const entries = new Map<string, string | undefined>();
@@ -98,8 +97,9 @@ export function renderNftTable(
     sets.push({
       kind,
       name,
-      declaration,
-      hasIntervals: declaration.includes("interval"),
+      ...(typeof shape === "string"
+        ? { declaration: `${shape}; flags interval`, shape: undefined }
+        : { declaration: nftDeclaration(plan.family, shape), shape }),
       elements: entries,
     });
   };
@@ -110,13 +110,13 @@ export function renderNftTable(
   add(
     "map",
     "mac2node",
-    "type ether_addr : mark",
+    { key: ["mac"], value: ["mark"] },
     peers.flatMap((peer) => macsOf(peer).map((mac) => [mac, hex(nodeMark(peer.index))] as const)),
   );
   add(
     "map",
     "mac2zone",
-    "typeof ether saddr : ct zone",
+    { key: ["mac"], value: ["zone"] },
     peers.flatMap((peer) => macsOf(peer).map((mac) => [mac, String(peer.index)] as const)),
   );
   // The tunnel itself is IPv4.
@@ -124,34 +124,34 @@ export function renderNftTable(
     add(
       "set",
       "peers",
-      "type ipv4_addr",
+      { key: ["address"] },
       peers.map((peer) => peer.address),
     );
   }
   add(
     "set",
     "bridges",
-    "type ifname",
+    { key: ["device"] },
     networks.map((network) => quote(network.bridge)),
   );
-  add("set", "ifs", "type ifname", [
+  add("set", "ifs", { key: ["device"] }, [
     quote(MESH_DEVICE),
     ...(plan.encryptedPort === undefined ? [] : [quote(ENCRYPTED_DEVICE)]),
     ...networks.map((network) => quote(network.bridge)),
   ]);
-  add("set", "pools", `type ${addressType}; flags interval`, plan.subnets);
-  add("set", "gateways", `type ${addressType}`, plan.gateways);
-  add("set", "meships", `type ${addressType}`, plan.meshAddresses);
+  add("set", "pools", `type ${addressType}`, plan.subnets);
+  add("set", "gateways", { key: ["address"] }, plan.gateways);
+  add("set", "meships", { key: ["address"] }, plan.meshAddresses);
   add(
     "set",
     "legit",
-    `typeof iifname . ${ip} saddr; flags interval`,
+    `typeof iifname . ${ip} saddr`,
     networks.map((network) => `${quote(network.bridge)} . ${network.subnet}`),
   );
   add(
     "set",
     "same",
-    `typeof iifname . ${ip} saddr . ${ip} daddr; flags interval`,
+    `typeof iifname . ${ip} saddr . ${ip} daddr`,
     networks
       .filter((network) => network.isOpen)
       .map((network) => `${quote(network.bridge)} . ${network.subnet} . ${network.subnet}`),
@@ -159,33 +159,31 @@ export function renderNftTable(
   add(
     "set",
     "hairpin",
-    `type ${addressType} . ${addressType}`,
+    { key: ["address", "address"] },
     plan.localAddresses.map((address) => `${address} . ${address}`),
   );
   add(
     "set",
     "selfloop",
-    `type ${addressType} . ${addressType}`,
+    { key: ["address", "address"] },
     plan.selfLoops.map((loop) => `${loop.node} . ${loop.task}`),
   );
   add(
     "set",
     "pubtasks",
-    `type ${addressType} . inet_proto . inet_service`,
+    { key: ["address", "protocol", "port"] },
     plan.publishedTasks.map((task) => `${task.address} . ${task.protocol} . ${task.port}`),
   );
   add(
     "set",
     "dead",
-    `type ${addressType}`,
+    { key: ["address"] },
     plan.virtualIps.filter((vip) => vip.targets.length === 0).map((vip) => vip.address),
   );
-  // Any number that numgen gives fits; the chains say how many there are.
-  const slot = "numgen random mod 65536";
   add(
     "map",
     "slots",
-    `typeof ${ip} daddr . ${slot} : ${ip} daddr`,
+    { key: ["address", "turn"], value: ["address"] },
     live.flatMap((vip) =>
       vip.targets.map((target, place) => [`${vip.address} . ${place}`, target] as const),
     ),
@@ -193,7 +191,7 @@ export function renderNftTable(
   add(
     "map",
     "portslots",
-    `typeof meta l4proto . th dport . ${slot} : ${ip} daddr . th dport`,
+    { key: ["protocol", "port", "turn"], value: ["address", "port"] },
     livePorts.flatMap((port) =>
       port.targets.map(
         (target, place) =>
@@ -204,13 +202,13 @@ export function renderNftTable(
   add(
     "map",
     "vips",
-    `type ${addressType} : verdict`,
+    { key: ["address"], value: ["verdict"] },
     live.map((vip) => [vip.address, `goto ${spreadName("vip", vip)}`] as const),
   );
   add(
     "map",
     "ports",
-    "type inet_proto . inet_service : verdict",
+    { key: ["protocol", "port"], value: ["verdict"] },
     livePorts.map((port) => [portKey(port), `goto ${spreadName("pub", port)}`] as const),
   );
   if (features.hasCounters) {
@@ -218,13 +216,14 @@ export function renderNftTable(
     add(
       "set",
       ADDRESS_COUNTERS,
-      `type ${addressType}; counter`,
+      { key: ["address"], hasCounter: true },
       live.map((vip) => vip.address),
     );
-    add("set", PORT_COUNTERS, "type inet_proto . inet_service; counter", livePorts.map(portKey));
+    const shape: NftShape = { key: ["protocol", "port"], hasCounter: true };
+    add("set", PORT_COUNTERS, shape, livePorts.map(portKey));
   }
   return {
-    name: nftTableName(plan.family),
+    family: plan.family,
     sets,
     chains: spreadChains(plan),
     fixed: fixedChains(plan, features),
@@ -236,10 +235,17 @@ function portKey(port: FilterPlan["ports"][number]): string {
 }
 
 /**
- * Chains for these numbers of targets are always there, so that a task more or less is elements only:
- * for a rule the tool first reads what the table holds.
+ * Chains come in blocks of so many numbers of targets, so that a task more or less is elements only;
+ * those of the first block are always there. For a rule the tool first reads what the table holds, and
+ * nft 1.0.6 cannot add those of ports to a table that is there: a new block is then the whole table.
  */
-const STANDING_COUNTS = [1, 2, 3, 4, 5, 6, 7, 8];
+const COUNTS_BLOCK = 8;
+
+/** The numbers of targets in the block of this one. */
+function countsBeside(count: number): number[] {
+  const first = count - ((count - 1) % COUNTS_BLOCK);
+  return Array.from({ length: COUNTS_BLOCK }, (_, place) => first + place);
+}
 
 /** How the targets of an address or a port are chosen. */
 type Spread = { targets: { length: number }; hasAffinity: boolean; isSnat?: boolean };
@@ -251,39 +257,31 @@ function spreadName(kind: "vip" | "pub", { targets, hasAffinity, isSnat }: Sprea
 }
 
 /** Per way of choosing, one chain per number of targets that there is or may soon be. */
-function spreadChains(plan: FilterPlan): NftTable["chains"] {
+export function spreadChains(plan: FilterPlan): NftTable["chains"] {
   const chains: NftTable["chains"] = new Map();
-  const standing = (ways: Omit<Spread, "targets">[]) =>
-    STANDING_COUNTS.flatMap((length) => ways.map((way) => ({ ...way, targets: { length } })));
+  const add = (
+    kind: "vip" | "pub",
+    some: readonly Spread[],
+    spread: (plan: FilterPlan, one: Spread) => string,
+  ) => {
+    for (const { hasAffinity, isSnat, targets } of some) {
+      const way = { hasAffinity, ...(isSnat ? { isSnat } : {}) };
+      if (chains.has(spreadName(kind, { ...way, targets }))) continue;
+      for (const length of countsBeside(targets.length)) {
+        const one = { ...way, targets: { length } };
+        chains.set(spreadName(kind, one), spread(plan, one));
+      }
+    }
+  };
   const isThere = ({ targets }: Spread) => targets.length > 0;
-  const plain = { hasAffinity: false };
-  const affine = { hasAffinity: true };
+  const first = { targets: { length: COUNTS_BLOCK } };
+  const plain = { ...first, hasAffinity: false };
+  const affine = { ...first, hasAffinity: true };
   const snat = { isSnat: true };
-  for (const one of [...standing([plain, affine]), ...plan.virtualIps.filter(isThere)]) {
-    const name = spreadName("vip", one);
-    if (!chains.has(name)) chains.set(name, spreadAddress(plan, one));
-  }
+  add("vip", [plain, affine, ...plan.virtualIps.filter(isThere)], spreadAddress);
   const ways = [plain, affine, { ...plain, ...snat }, { ...affine, ...snat }];
-  for (const one of [...standing(ways), ...plan.ports.filter(isThere)]) {
-    const name = spreadName("pub", one);
-    if (!chains.has(name)) chains.set(name, spreadPort(plan, one));
-  }
+  add("pub", [...ways, ...plan.ports.filter(isThere)], spreadPort);
   return chains;
-}
-
-/** As `nftChangeText` of both plans' tables, at the cost of what differs. */
-export function nftPlanChangeText(
-  before: FilterPlan,
-  after: FilterPlan,
-  commandsMax: number,
-  features?: NftFeatures,
-): string | undefined {
-  const parts = changedParts(before, after);
-  return nftChangeText(
-    { ...renderNftTable(parts.before, features), chains: spreadChains(before) },
-    { ...renderNftTable(parts.after, features), chains: spreadChains(after) },
-    commandsMax,
-  );
 }
 
 /** The number of the target for this connection. */
@@ -440,7 +438,7 @@ function fixedChains(plan: FilterPlan, features: NftFeatures): string {
     ...chain("post", "type filter hook postrouting priority mangle;", [
       // Whatever route there is or lacks: not to the outside, and not by the other device.
       secretSubnets.length > 0 &&
-        `ip daddr { ${secretSubnets.join(", ")} } oifname != { ${secretWays.join(", ")} } drop`,
+        `${ip} daddr { ${secretSubnets.join(", ")} } oifname != { ${secretWays.join(", ")} } drop`,
       // VXLAN routes its outer packet by the same mark: it must end here, or packets go in circles.
       `meta mark & ${hex(ours)} != 0 meta mark set meta mark & ${hex(~ours >>> 0)}`,
     ]),
@@ -449,15 +447,16 @@ function fixedChains(plan: FilterPlan, features: NftFeatures): string {
 
 /** The whole table as one transaction that replaces whatever was there. */
 export function nftTableText(table: NftTable): string {
-  const lines = [`table ${table.name}`, `delete table ${table.name}`, `table ${table.name} {`];
+  const name = nftTableName(table.family);
+  const lines = [`table ${name}`, `delete table ${name}`, `table ${name} {`];
   for (const set of table.sets) {
-    const elements = [...set.elements].map(renderElement).join(", ");
+    const elements = [...set.elements].map(nftElementText).join(", ");
     lines.push(
       `  ${set.kind} ${set.name} { ${set.declaration};${elements === "" ? "" : ` elements = { ${elements} };`} }`,
     );
   }
-  for (const [name, rule] of table.chains) {
-    lines.push(`  chain ${name} {${rule === "" ? "" : ` ${rule};`} }`);
+  for (const [chain, rule] of table.chains) {
+    lines.push(`  chain ${chain} {${rule === "" ? "" : ` ${rule};`} }`);
   }
   lines.push(table.fixed, "}", "");
   return lines.join("\n");
@@ -467,72 +466,6 @@ export function nftTableText(table: NftTable): string {
 export function nftDeleteText(family: Family): string {
   const name = nftTableName(family);
   return `table ${name}\ndelete table ${name}\n`;
-}
-
-function renderElement([key, value]: readonly [string, string | undefined]): string {
-  return value === undefined ? key : `${key} : ${value}`;
-}
-
-/**
- * The commands that turn `before` into `after` in one transaction: empty when nothing changed,
- * undefined when only the whole table will do (hooked chains or an interval set changed, or the
- * change is larger than `commandsMax`).
- */
-export function nftChangeText(
-  before: NftTable,
-  after: NftTable,
-  commandsMax: number,
-): string | undefined {
-  if (before.name !== after.name || before.fixed !== after.fixed) return undefined;
-  if (before.sets.length !== after.sets.length) return undefined;
-  const added: string[] = [];
-  const removed: string[] = [];
-  const chainsGone: string[] = [];
-  const chains: string[] = [];
-  for (const [name, rule] of after.chains) {
-    const old = before.chains.get(name);
-    if (old === rule) continue;
-    if (old === undefined) chains.push(`add chain ${after.name} ${name}`);
-    else chains.push(`flush chain ${after.name} ${name}`);
-    // One line for one rule: the statements of a published port are two rules.
-    for (const part of rule.split("; ")) {
-      if (part !== "") chains.push(`add rule ${after.name} ${name} ${part}`);
-    }
-  }
-  for (const name of before.chains.keys()) {
-    if (after.chains.has(name)) continue;
-    chainsGone.push(`flush chain ${after.name} ${name}`, `delete chain ${after.name} ${name}`);
-  }
-  for (const [place, set] of after.sets.entries()) {
-    const old = before.sets[place];
-    if (old?.name !== set.name || old.declaration !== set.declaration) return undefined;
-    const gone = [...old.elements].filter(([key, value]) => !isSame(set.elements, key, value));
-    const fresh = [...set.elements].filter(([key, value]) => !isSame(old.elements, key, value));
-    if (gone.length + fresh.length === 0) continue;
-    if (set.hasIntervals) return undefined;
-    if (gone.length + fresh.length > commandsMax) return undefined;
-    if (gone.length > 0) {
-      removed.push(
-        `delete element ${after.name} ${set.name} { ${gone.map(renderElement).join(", ")} }`,
-      );
-    }
-    if (fresh.length > 0) {
-      added.push(
-        `add element ${after.name} ${set.name} { ${fresh.map(renderElement).join(", ")} }`,
-      );
-    }
-  }
-  const lines = [...chains, ...removed, ...added, ...chainsGone];
-  if (lines.length > commandsMax) return undefined;
-  return lines.length === 0 ? "" : `${lines.join("\n")}\n`;
-}
-
-function isSame(
-  elements: Map<string, string | undefined>,
-  key: string,
-  value: string | undefined,
-): boolean {
-  return elements.has(key) && elements.get(key) === value;
 }
 
 /** `ip link` arguments that make the mesh device. */

@@ -4,7 +4,6 @@ import {
   errorNumber,
   nestedAttribute,
   netlinkMessage,
-  nftGenerationReader,
   parseAttributes,
   parseMessages,
   u16Attribute,
@@ -48,9 +47,5 @@ describe("netlink messages", () => {
       expect(parseMessages(whole.subarray(0, length))).toEqual([]);
       parseAttributes(whole.subarray(0, length));
     }
-  });
-
-  test("a namespace that is not there has no count of changes", () => {
-    expect(nftGenerationReader("/run/netns/shoal-none")()).toBeUndefined();
   });
 });

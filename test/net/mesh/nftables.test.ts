@@ -1,8 +1,11 @@
 import { describe, expect, test } from "bun:test";
+import { ClusterError } from "../../../core/errors.ts";
 import type { CommandResult, RunCommand } from "../../../net/mesh/backend.ts";
+import { NO_NFT_CHANGE, nftChangesText, nftPlanChange } from "../../../net/mesh/nft-change.ts";
+import type { NftElementChange } from "../../../net/mesh/nft-elements.ts";
 import { nftablesBackend } from "../../../net/mesh/nftables.ts";
 import { type FilterPlan, planMesh } from "../../../net/mesh/plan.ts";
-import { nftPlanChangeText, renderNftTable } from "../../../net/mesh/render.ts";
+import { renderNftTable } from "../../../net/mesh/render.ts";
 import { labEndpoint, labTable } from "./lab-state.ts";
 import { randomPlan } from "./random-plan.ts";
 
@@ -29,6 +32,9 @@ const drained = () =>
 function fakeNft() {
   const state = {
     transactions: [] as string[],
+    /** Changes by netlink, in the tool's words; an error is what netlink throws. */
+    batches: [] as string[],
+    netlinkAnswer: false as boolean | Error,
     failures: 0,
     /** Text that the kernel does not take. */
     refused: undefined as string | undefined,
@@ -68,7 +74,19 @@ function fakeNft() {
     await Bun.sleep(5);
     return { ...OK, stdout: line.includes("list table") ? state.listed : "" };
   };
-  return { state, backend: nftablesBackend(run, () => state.generation) };
+  const netlink = {
+    change: (elements: readonly NftElementChange[]) => {
+      if (state.netlinkAnswer !== true) {
+        if (state.netlinkAnswer !== false) throw state.netlinkAnswer;
+        return false;
+      }
+      state.batches.push(nftChangesText([{ ...NO_NFT_CHANGE, elements }]));
+      state.generation += 1;
+      return true;
+    },
+    readGeneration: () => state.generation,
+  };
+  return { state, backend: nftablesBackend(run, netlink) };
 }
 const isWhole = (text: string | undefined) => text?.startsWith("table ip shoal\ndelete table");
 
@@ -90,6 +108,51 @@ describe("nftables back-end", () => {
     await backend.apply(drained());
     expect(state.transactions).toHaveLength(2);
     expect(isWhole(state.transactions[1])).toBeTrue();
+  });
+
+  test("a change of elements goes by netlink, both families at once", async () => {
+    const { state, backend } = fakeNft();
+    state.netlinkAnswer = true;
+    state.hasIpv6 = true;
+    await backend.apply(filterOf(), { ...filterOf(), family: "ipv6" });
+    await backend.mend();
+    await backend.apply(drained(), { ...drained(), family: "ipv6" });
+    expect(state.transactions).toHaveLength(1);
+    expect(state.batches).toHaveLength(1);
+    expect(state.batches[0]).toContain("delete element ip shoal slots ");
+    expect(state.batches[0]).toContain("delete element ip6 shoal slots ");
+    // Our own: no drift, and the next change begins from it.
+    expect(await backend.mend()).toEqual({});
+    await backend.apply(drained(), { ...drained(), family: "ipv6" });
+    expect(state.batches).toHaveLength(1);
+    expect(backend.notes()).toEqual([]);
+  });
+
+  test("what is more than elements goes by the tool", async () => {
+    const { state, backend } = fakeNft();
+    state.netlinkAnswer = true;
+    await backend.apply(filterOf());
+    await backend.apply({ ...filterOf(), balance: "increment" });
+    expect(state.batches).toEqual([]);
+    expect(state.transactions[1]).toStartWith("flush chain ip shoal ");
+  });
+
+  test("what netlink refuses goes by the tool, and is told if that can do it", async () => {
+    const { state, backend } = fakeNft();
+    await backend.apply(filterOf());
+    state.netlinkAnswer = new ClusterError("unavailable", "error 22");
+    await backend.apply(drained());
+    expect(state.transactions[1]).toStartWith("delete element ip shoal slots ");
+    expect(backend.notes()).toEqual(["nftables: each change takes a process: error 22"]);
+    state.netlinkAnswer = true;
+    await backend.apply(filterOf());
+    expect(backend.notes()).toEqual([]);
+    // The tool cannot either: the table is not what it was, and netlink is not to blame.
+    state.netlinkAnswer = new ClusterError("unavailable", "error 2");
+    state.failures = 1;
+    await backend.apply(drained());
+    expect(isWhole(state.transactions.at(-1))).toBeTrue();
+    expect(backend.notes()).toEqual([]);
   });
 
   test("a failure is told, and the next apply says everything again", async () => {
@@ -194,12 +257,12 @@ describe("nftables back-end", () => {
     for (let seed = 0; seed < 100; seed += 1) {
       const before = randomPlan(seed, 0);
       const after = randomPlan(seed, 1);
-      const text = nftPlanChangeText(before, after, 1_000_000);
+      const change = nftPlanChange(before, after, 1_000_000);
       const kernel = modelOf(before);
       const wanted = modelOf(after);
       // Networks or peers differ: the whole table is sent.
-      if (text === undefined) continue;
-      applyNft(kernel, text);
+      if (change === undefined) continue;
+      applyNft(kernel, nftChangesText([change]));
       expect(kernel).toEqual(wanted);
     }
   });

@@ -4,8 +4,8 @@ import type { ServiceEntry } from "../../../core/dispatcher/assignment.ts";
 import { PUBLISH_POLICIES } from "../../../core/objects/balancing.ts";
 import { iptablesChangeText, renderIptables } from "../../../net/mesh/iptables-rules.ts";
 import { diffIpvs, ipvsMarks, renderIpvs } from "../../../net/mesh/ipvs-services.ts";
+import { NO_NFT_CHANGE, nftPlanChange } from "../../../net/mesh/nft-change.ts";
 import { type FilterPlan, planMesh } from "../../../net/mesh/plan.ts";
-import { nftPlanChangeText } from "../../../net/mesh/render.ts";
 import { applyAssignments, emptyTable } from "../../../net/mesh/table.ts";
 import { labItems6 } from "./ipv6-lab.ts";
 
@@ -63,11 +63,10 @@ describe("a task that leaves and comes back", () => {
         [whole[family], without[family]],
         [without[family], whole[family]],
       ] as const) {
-        const text = nftPlanChangeText(before, after, 1_000) ?? "whole table";
-        // Elements only, so that the tool reads nothing; those of this service only.
-        const lines = text === "" ? [] : text.trim().split("\n");
-        expect(lines.filter((line) => !/^(add|delete) element /.test(line))).toEqual([]);
-        const elements = text.match(/\{ .* \}/g)?.flatMap((list) => list.split(", ")) ?? [];
+        const nft = nftPlanChange(before, after, 1_000);
+        // Elements only, so that no process is needed; those of this service only.
+        expect([nft?.before, nft?.after]).toEqual([[], []]);
+        const elements = nft?.elements.flatMap((one) => one.elements) ?? [];
         expect(elements.length).toBeLessThanOrEqual(FACES[family] * 2 * (TASKS + 1));
 
         const change = iptablesChangeText(
@@ -95,7 +94,33 @@ describe("a task that leaves and comes back", () => {
     const web = { ports: ports ?? [], virtualIps: [] };
     const before = plansOf(web).ipv4;
     const after = plansOf(web, ["web2"]).ipv4;
-    expect(nftPlanChangeText(before, after, 100)).toBe("");
+    expect(nftPlanChange(before, after, 100)).toEqual(NO_NFT_CHANGE);
+  });
+
+  test("of many is elements only, until the next block of numbers of targets begins", () => {
+    const plan = plansOf({}).ipv4;
+    const withTasks = (count: number): FilterPlan => {
+      const targets = Array.from({ length: count }, (_, place) => `10.9.0.${place}`);
+      return {
+        ...plan,
+        virtualIps: plan.virtualIps.map((vip) => ({ ...vip, targets })),
+        ports: plan.ports.map((port) => ({ ...port, targets })),
+      };
+    };
+    const chainsOf = (before: number, after: number) => {
+      const change = nftPlanChange(withTasks(before), withTasks(after), 1_000);
+      return [change?.before.length, change?.after.length];
+    };
+    for (const count of [1, 7, 9, 15, 17]) {
+      expect(chainsOf(count, count + 1)).toEqual([0, 0]);
+      expect(chainsOf(count + 1, count)).toEqual([0, 0]);
+    }
+    expect(chainsOf(8, 9)[0]).toBeGreaterThan(0);
+    expect(chainsOf(9, 8)[1]).toBeGreaterThan(0);
+    // Others that still have so many keep the chains.
+    const one = { ...withTasks(9), virtualIps: withTasks(9).virtualIps.slice(0, 1) };
+    const some = { ...one, virtualIps: withTasks(9).virtualIps.slice(0, 2) };
+    expect(nftPlanChange(some, one, 1_000)).toMatchObject({ before: [], after: [] });
   });
 
   test("a service address of IPv6 has the mark of its IPv4 address", () => {

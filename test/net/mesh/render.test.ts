@@ -3,7 +3,8 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { diffRouting } from "../../../net/mesh/diff.ts";
 import { type MeshPlan, planMesh } from "../../../net/mesh/plan.ts";
-import { nftChangeText, nftTableText, renderNftTable } from "../../../net/mesh/render.ts";
+import { nftChange, nftChangesText } from "../../../net/mesh/nft-change.ts";
+import { type NftTable, nftTableText, renderNftTable } from "../../../net/mesh/render.ts";
 import { applyAssignments, emptyTable, type MeshTable } from "../../../net/mesh/table.ts";
 import { labItems6 } from "./ipv6-lab.ts";
 import { LAB_TASKS, labEndpoint, labTable, taskId } from "./lab-state.ts";
@@ -26,6 +27,11 @@ function planOf(table: MeshTable): MeshPlan {
   });
   if (!plan) throw new Error("The table makes no plan");
   return plan;
+}
+
+function nftChangeText(before: NftTable, after: NftTable): string | undefined {
+  const change = nftChange(before, after, 100);
+  return change && nftChangesText([change]);
 }
 
 const empty = () => new Map<string, string>();
@@ -71,7 +77,7 @@ describe("rendered text", () => {
     const web2 = LAB_TASKS.find((task) => task.name === "web2");
     if (!web2) throw new Error("no web2");
     table.endpoints.set(`endpoint/${taskId("web2")}`, labEndpoint(web2, false));
-    const change = nftChangeText(before, renderNftTable(planOf(table).filter), 100);
+    const change = nftChangeText(before, renderNftTable(planOf(table).filter));
     expectGolden("drain", change ?? "whole table");
   });
 
@@ -79,17 +85,17 @@ describe("rendered text", () => {
     const table = labTable(1);
     const before = renderNftTable(planOf(table).filter);
     table.endpoints.delete(`endpoint/${taskId("far3")}`);
-    const change = nftChangeText(before, renderNftTable(planOf(table).filter), 100);
+    const change = nftChangeText(before, renderNftTable(planOf(table).filter));
     expectGolden("gone", change ?? "whole table");
   });
 
   test("no change gives no command, another hooked chain or network the whole table", () => {
     const table = labTable(1);
     const before = renderNftTable(planOf(table).filter);
-    expect(nftChangeText(before, renderNftTable(planOf(labTable(1)).filter), 100)).toBe("");
+    expect(nftChangeText(before, renderNftTable(planOf(labTable(1)).filter))).toBe("");
     table.networks.delete("network/id-netC");
-    expect(nftChangeText(before, renderNftTable(planOf(table).filter), 100)).toBeUndefined();
+    expect(nftChangeText(before, renderNftTable(planOf(table).filter))).toBeUndefined();
     const withoutBridges = { ...planOf(labTable(1)).filter, hasBrNetfilter: false };
-    expect(nftChangeText(before, renderNftTable(withoutBridges), 100)).toBeUndefined();
+    expect(nftChangeText(before, renderNftTable(withoutBridges))).toBeUndefined();
   });
 });
