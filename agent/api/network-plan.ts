@@ -80,12 +80,6 @@ export function checkNetworkRequest(request: NetworkCreate): void {
     // Stock leaves it out and says nothing.
     refuse(`invalid subnet ${subnet6} : IPv6 is not enabled on this network: add --ipv6`);
   }
-  if (ENCRYPTED_OPTION in request.Options && request.EnableIPv6) {
-    throw controlError(
-      "not-implemented",
-      "IPv6 on encrypted overlay networks is not supported yet: leave out --ipv6 or --opt encrypted",
-    );
-  }
   const ipamDriver = request.IPAM.Driver;
   if (ipamDriver !== "" && ipamDriver !== "default") {
     throw controlError(

@@ -4,11 +4,18 @@
  * and the same code serves a change (found = what was applied last) and a resync (found = what the
  * kernel shows).
  */
-import { addressLine6, proxyLine, routeLine6 } from "./ipv6-lines.ts";
+import {
+  addressLine6,
+  neighbourKey6,
+  neighbourLine6,
+  proxyLine,
+  routeLine6,
+} from "./ipv6-lines.ts";
 import {
   BRIDGE_LINK_LOCAL,
   isBridgeName,
   isMeshAddress6,
+  isMeshDevice,
   MESH_DEVICE,
   ROUTE_PROTOCOL,
 } from "./names.ts";
@@ -84,7 +91,7 @@ export function wantedRouting(plan: MeshPlan): RoutingState {
   const address = `${plan.meshAddress}/32`;
   const six = plan.ipv6 && {
     addresses: byKey(plan.ipv6.addresses, addressLine6, addressLine6),
-    neighbours: byKey(plan.ipv6.neighbours, (entry) => entry.address, neighbourLine),
+    neighbours: byKey(plan.ipv6.neighbours, neighbourKey6, neighbourLine6),
     routes: byKey(plan.ipv6.routes, routeKey, routeLine6),
     rules: byKey(plan.ipv6.rules, ruleLine, ruleLine),
     proxies: byKey(plan.ipv6.proxies, proxyLine, proxyLine),
@@ -174,7 +181,7 @@ export function foundLink(
 /** Addresses of IPv6 that we gave devices, in this or an earlier run; the kernel gives them others. */
 export function foundAddresses6(interfaces: Interface[]): Map<string, string> {
   const isOurs = (device: string, address: string) =>
-    device === MESH_DEVICE
+    isMeshDevice(device)
       ? isMeshAddress6(address)
       : isBridgeName(device) && address === BRIDGE_LINK_LOCAL;
   const lines = interfaces.flatMap(({ name, addresses6 = [] }) =>
@@ -298,7 +305,7 @@ export function diffRouting(plan: MeshPlan, found: RoutingState): RoutingSteps {
     want.neighbours,
     have.neighbours,
     (line) => steps.ip6.push(`neigh replace ${line}`),
-    (key) => steps.ip6Last.push(`neigh del ${key} dev ${MESH_DEVICE}`),
+    (key) => steps.ip6Last.push(`neigh del ${key}`),
   );
   compare(
     "route",

@@ -1,6 +1,7 @@
 /** IPv6 objects as `ip -6` takes them: one line an object, the same for a planned one and for one found. Pure. */
 import { MESH_DEVICE, ROUTE_PROTOCOL } from "./names.ts";
-import type { MeshAddress6, MeshProxy, MeshRoute } from "./plan.ts";
+import type { MeshAddress6, MeshNeighbour6, MeshProxy, MeshRoute } from "./plan.ts";
+import { neighbourLine } from "./render.ts";
 
 /** `ip -6 addr` arguments. */
 export function addressLine6({ address, prefixLength, device }: MeshAddress6): string {
@@ -14,9 +15,22 @@ export function routeLine6(route: MeshRoute): string {
   const onlink = route.via === undefined ? "" : " onlink";
   const source = route.source === undefined ? "" : ` src ${route.source}`;
   return (
-    `${kind}${route.destination}${way} dev ${MESH_DEVICE}${onlink}${source} ` +
+    `${kind}${route.destination}${way} dev ${route.device ?? MESH_DEVICE}${onlink}${source} ` +
     `table ${route.table} proto ${ROUTE_PROTOCOL}`
   );
+}
+
+/** `ip -6 neigh` arguments. */
+export function neighbourLine6(neighbour: MeshNeighbour6): string {
+  return neighbourLine(neighbour, neighbour.device);
+}
+
+/** Of `ip -6 neigh del`. */
+export function neighbourKey6({
+  address,
+  device,
+}: Pick<MeshNeighbour6, "address" | "device">): string {
+  return `${address} dev ${device}`;
 }
 
 /** `ip -6 neigh … proxy` arguments. */

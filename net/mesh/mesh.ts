@@ -13,7 +13,7 @@ import type { NodeEncryption } from "../../core/objects/node.ts";
 import type { NameService } from "../dns/link.ts";
 import { changeTable } from "../dns/name-change.ts";
 import type { NameChange, NameItem } from "../dns/name-table.ts";
-import { startAnnouncer } from "./announce.ts";
+import { announcementsOf, startAnnouncer } from "./announce.ts";
 import {
   BACKEND_NAMES,
   type BackendName,
@@ -24,7 +24,6 @@ import {
 import { connectionTotals } from "./connections.ts";
 import { addCounts, changedRouting, type Counts } from "./diff.ts";
 import { kernelFlows, strayFlowSources } from "./flows.ts";
-import { isInBlock, parseIpv4, parseIpv4Block } from "./ipv4.ts";
 import { startLinkMonitor } from "./link-monitor.ts";
 import { startEncryption } from "./encryption.ts";
 import { encryptionInputRules } from "./firewall.ts";
@@ -241,26 +240,9 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
     void forgetSoon();
   };
   const announcer = startAnnouncer(options.namespacePath);
-  /** Addresses that are now on another node: containers here may have known them as neighbours. */
-  const announceMoves = (plan: MeshPlan, interfaces: Interface[]) => {
-    const nodeId = table.settings?.nodeId;
-    const bridges = plan.filter.networks.flatMap(({ bridge, subnet }) => {
-      const device = interfaces.find(({ name }) => name === bridge);
-      const block = parseIpv4Block(subnet);
-      return device && block ? [{ block, deviceIndex: device.index, mac: device.mac }] : [];
-    });
-    const moved = plan.legs.flatMap((leg) => {
-      if (knownLegs.has(leg)) return [];
-      const [address = "", node] = leg.split("@");
-      const value = parseIpv4(address);
-      if (node === nodeId || value === undefined) return [];
-      const bridge = bridges.find(({ block }) => isInBlock(block, value));
-      return bridge ? [{ address, deviceIndex: bridge.deviceIndex, mac: bridge.mac }] : [];
-    });
-    announcer.announce(moved);
-  };
   const noteLegs = (plan: MeshPlan, interfaces: Interface[]) => {
-    announceMoves(plan, interfaces);
+    // Containers here may have known them as neighbours.
+    announcer.announce(announcementsOf(plan, knownLegs, table.settings?.nodeId, interfaces));
     const now = new Set(plan.legs);
     for (const leg of knownLegs) {
       if (now.has(leg)) continue;

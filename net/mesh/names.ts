@@ -115,6 +115,19 @@ export function meshAddress6(meshAddress: string): string {
   return formatAddress6(MESH_PREFIX6 | BigInt(value));
 }
 
+/** Link-local, and otherwise of no meaning: "so", and the 32 bits of an IPv4 mesh address. */
+const ENCRYPTED_PREFIX6 = 0xfe80_0000_0000_0000_0000_736fn << 32n;
+
+/**
+ * The node as the next hop on the encrypted device in IPv6. Not its mesh address: the kernel takes no address
+ * as a next hop by one device that it knows to be on another, unless it is link-local.
+ */
+export function encryptedGateway6(meshAddress: string): string {
+  const value = parseIpv4(meshAddress);
+  assert(value !== undefined, `The mesh address "${meshAddress}" is IPv4`);
+  return formatAddress6(ENCRYPTED_PREFIX6 | BigInt(value));
+}
+
 /**
  * A link-local address that every bridge with IPv6 is given: the kernel's own is not used before it has
  * looked for others with it, and for these two seconds the bridge would find no container.

@@ -5,13 +5,14 @@
 import {
   ENCRYPTED_DEVICE,
   isBridgeName,
+  isMeshDevice,
   MESH_DEVICE,
   NODE_INDEX_MAX,
   RULE_ENCRYPTED_PRIORITY,
   RULE_FIRST_PRIORITY,
   RULE_PEER_PRIORITY,
 } from "./names.ts";
-import { proxyLine, routeLine6 } from "./ipv6-lines.ts";
+import { neighbourKey6, neighbourLine6, proxyLine, routeLine6 } from "./ipv6-lines.ts";
 import type { MeshRoute } from "./plan.ts";
 import { fdbLine, neighbourLine, routeLine, ruleLine } from "./render.ts";
 
@@ -49,6 +50,7 @@ type LinkJson = {
     dynamic?: boolean;
   }[];
 };
+type NeighbourJson = { dst?: string; lladdr?: string; dev?: string; state?: string[] };
 type RouteJson = {
   type?: string;
   dst?: string;
@@ -125,12 +127,24 @@ export function portsWithoutHairpin(interfaces: Interface[]): string[] {
     .map((port) => port.name);
 }
 
-/** Output of `ip -j -4 neigh show dev shmesh`, or of `-6`: permanent entries by address. */
+/** Output of `ip -j -4 neigh show dev shmesh`: permanent entries by address. */
 export function parseNeighbours(text: string, device = MESH_DEVICE): Map<string, string> {
   const lines = new Map<string, string>();
-  for (const entry of parseList<{ dst?: string; lladdr?: string; state?: string[] }>(text)) {
+  for (const entry of parseList<NeighbourJson>(text)) {
     if (!entry.dst || !entry.lladdr || !entry.state?.includes("PERMANENT")) continue;
     lines.set(entry.dst, neighbourLine({ address: entry.dst, mac: entry.lladdr }, device));
+  }
+  return lines;
+}
+
+/** Output of `ip -j -6 neigh show nud permanent`: those on our devices, by address and device. */
+export function parseNeighbours6(text: string): Map<string, string> {
+  const lines = new Map<string, string>();
+  for (const { dst, lladdr, dev } of parseList<NeighbourJson>(text)) {
+    if (dst === undefined || lladdr === undefined || dev === undefined) continue;
+    if (!isMeshDevice(dev)) continue;
+    const neighbour = { address: dst, mac: lladdr, device: dev };
+    lines.set(neighbourKey6(neighbour), neighbourLine6(neighbour));
   }
   return lines;
 }
@@ -165,7 +179,7 @@ export function parseRoutes(text: string): Map<string, string> {
     const scope = route.isLocal ? "host" : "link";
     const isOnlink = entry.flags?.includes("onlink") ?? false;
     if (entry.dev === ENCRYPTED_DEVICE) route.device = ENCRYPTED_DEVICE;
-    const isOurs = entry.dev === MESH_DEVICE || entry.dev === ENCRYPTED_DEVICE;
+    const isOurs = entry.dev !== undefined && isMeshDevice(entry.dev);
     const isAsMade = isOurs && (route.via === undefined ? entry.scope === scope : isOnlink);
     lines.set(`${destination} table ${table}`, isAsMade ? routeLine(route) : "other");
   }
@@ -184,7 +198,9 @@ export function parseRoutes6(text: string): Map<string, string> {
     if (gateway !== undefined) route.via = gateway;
     if (prefsrc !== undefined) route.source = prefsrc;
     if (type === "local") route.isLocal = true;
-    const isAsMade = dev === MESH_DEVICE && (gateway === undefined || flags?.includes("onlink"));
+    if (dev === ENCRYPTED_DEVICE) route.device = dev;
+    const isOurs = dev !== undefined && isMeshDevice(dev);
+    const isAsMade = isOurs && (gateway === undefined || flags?.includes("onlink"));
     lines.set(`${destination} table ${table}`, isAsMade ? routeLine6(route) : "other");
   }
   return lines;

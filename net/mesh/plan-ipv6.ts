@@ -7,10 +7,17 @@
  * ARP follows the routes); in IPv6 it answers for single addresses: a *proxy* is one that a bridge
  * answers for.
  */
-import type { EndpointEntry, ServiceEntry } from "../../core/dispatcher/assignment.ts";
+import type { EndpointEntry, Peer, ServiceEntry } from "../../core/dispatcher/assignment.ts";
 import { parseAddress6, parseCidr6 } from "../../core/store/cidr6.ts";
-import { MESH_DEVICE } from "./names.ts";
-import type { MeshProxy, MeshRoute, MeshSysctl, OverlayNetwork } from "./plan.ts";
+import {
+  ENCRYPTED_DEVICE,
+  encryptedGateway6,
+  encryptedMac,
+  MESH_DEVICE,
+  meshAddress6,
+  meshMac,
+} from "./names.ts";
+import type { Hop, MeshNeighbour6, MeshProxy, MeshSysctl, OverlayNetwork } from "./plan.ts";
 
 /** Networks that have IPv6, in IPv6, by subnet; one that is malformed or overlaps an earlier one is left out. */
 export function networksInIpv6(
@@ -92,9 +99,27 @@ export function planProxies(input: {
   return [...proxies].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, proxy]) => proxy);
 }
 
-/** A neighbour's own address lies on the mesh device; everything else lies behind one. */
-export function peerRoute6(address: string, source: string): MeshRoute {
-  return { destination: `${address}/128`, table: "main", source };
+/** Both, while there is an encrypted network that this node carries. */
+export function meshDevices(hasEncryption: boolean): string[] {
+  return hasEncryption ? [MESH_DEVICE, ENCRYPTED_DEVICE] : [MESH_DEVICE];
+}
+
+/** The underlay is IPv4, so that next hops are addresses within the mesh. */
+export function hopInIpv6({ nodeId, index, meshAddress }: Peer): Hop {
+  const address = meshAddress6(meshAddress);
+  const encrypted = encryptedGateway6(meshAddress);
+  return { nodeId, index, meshAddress: address, clear: address, encrypted };
+}
+
+/** The next hops of `hopInIpv6`. */
+export function neighboursInIpv6(peer: Peer, hasEncryption: boolean): MeshNeighbour6[] {
+  const { clear, encrypted } = hopInIpv6(peer);
+  const neighbours = [{ device: MESH_DEVICE, address: clear, mac: meshMac(peer.dataPathAddr) }];
+  if (hasEncryption) {
+    const mac = encryptedMac(peer.dataPathAddr);
+    neighbours.push({ device: ENCRYPTED_DEVICE, address: encrypted, mac });
+  }
+  return neighbours;
 }
 
 /**
@@ -102,6 +127,7 @@ export function peerRoute6(address: string, source: string): MeshRoute {
  * advertisements, and would lose its default route, unless it is told to.
  */
 export function planSysctls6(
+  devices: readonly string[],
   bridges: readonly string[],
   options: { hasBrNetfilter: boolean; advertisedDevices: readonly string[] },
 ): MeshSysctl[] {
@@ -121,7 +147,7 @@ export function planSysctls6(
       sysctls.push({ key: `net.ipv6.conf.${device}.${name}`, value, device });
     }
   };
-  of(MESH_DEVICE, { accept_ra: 0, forwarding: 1 });
+  for (const device of devices) of(device, { accept_ra: 0, forwarding: 1 });
   for (const bridge of bridges) {
     of(bridge, { accept_ra: 0, forwarding: 1, proxy_ndp: 1 });
     // As for ARP: the default delays each answer.

@@ -40,9 +40,11 @@ import {
 } from "./names.ts";
 import {
   endpointInIpv6,
+  hopInIpv6,
   isIpv6,
+  meshDevices,
+  neighboursInIpv6,
   networksInIpv6,
-  peerRoute6,
   planProxies,
   planSysctls6,
   serviceInIpv6,
@@ -106,11 +108,12 @@ export type MeshSysctl = {
 /** An IPv6 address that a bridge answers for in place of a container elsewhere. */
 export type MeshProxy = { bridge: string; address: string };
 export type MeshAddress6 = { device: string; address: string; prefixLength: number };
+export type MeshNeighbour6 = { device: string; address: string; mac: string };
 /** What the routing needs in IPv6. */
 export type Ipv6Plan = {
   addresses: MeshAddress6[];
   rules: MeshRule[];
-  neighbours: { address: string; mac: string }[];
+  neighbours: MeshNeighbour6[];
   routes: MeshRoute[];
   proxies: MeshProxy[];
 };
@@ -263,11 +266,18 @@ export function planMesh(
   const localAddresses = unique(
     local.flatMap((endpoint) => endpoint.addresses.map((leg) => leg.address)),
   );
+  const hops: Hop[] = peers.map(({ nodeId, index, dataPathAddr, meshAddress }) => ({
+    nodeId,
+    index,
+    clear: dataPathAddr,
+    encrypted: dataPathAddr,
+    meshAddress,
+  }));
   const routes = planRoutes({
     self,
-    peers,
+    hops,
     endpoints: endpoints.filter((endpoint) => endpoint.nodeId !== self.nodeId),
-    nodeAddress,
+    encryptedIds: new Set(networks.filter(isEncrypted).map(({ id }) => id)),
     presentIds,
     publishAddress,
     isPublished,
@@ -284,7 +294,10 @@ export function planMesh(
         underlayMtu: options.underlayMtu,
       })
     : undefined;
-  if (encryption) encryptRoutes(routes, { endpoints, networkById, peers, self });
+  if (encryption) {
+    addEncryptedReturns(routes, hops, self.meshAddress);
+    addProbeRoutes(routes, peers, self);
+  }
 
   const context: ServiceContext = {
     selfId: self.nodeId,
@@ -315,6 +328,8 @@ export function planMesh(
     peers,
     networks,
     presentIds,
+    isCarried,
+    hasEncryption: encryption !== undefined,
     endpoints,
     services,
     publishedOf,
@@ -372,6 +387,9 @@ function planIpv6(input: {
   peers: Peer[];
   networks: OverlayNetwork[];
   presentIds: Set<NetworkId>;
+  isCarried(network: Network): boolean;
+  hasEncryption: boolean;
+  /** With the legs that are carried. */
   endpoints: EndpointEntry[];
   services: ServiceEntry[];
   publishedOf: Map<string, PortEntry[]>;
@@ -385,17 +403,17 @@ function planIpv6(input: {
     "dataPathPort" | "encryptedPort" | "balance" | "hasBrNetfilter" | "peers"
   >;
 }): { filter: FilterPlan; routing: Ipv6Plan; sysctls: MeshSysctl[]; legs: string[] } | undefined {
-  const { self, peers, presentIds, options, draft } = input;
-  // Encrypted networks have IPv4 only: nothing of theirs may leave by the other device.
-  const clear = input.networks.filter((network) => !isEncrypted(network));
-  if (!clear.some((network) => network.subnet6 !== undefined)) return undefined;
+  const { self, peers, presentIds, hasEncryption, options, draft } = input;
+  if (!input.networks.some((network) => network.subnet6 !== undefined)) return undefined;
   if (options.hasIpv6 === false) {
     draft.conflicts.push("IPv6 of all networks: this kernel has none");
     return undefined;
   }
-  const networks = networksInIpv6(clear, draft.conflicts);
+  const networks = networksInIpv6(input.networks, draft.conflicts);
   const networkById = new Map(networks.map((network) => [network.id, network]));
-  const present = networks.filter((network) => presentIds.has(network.id));
+  const present = networks.filter(
+    (network) => presentIds.has(network.id) && input.isCarried(network),
+  );
   const endpoints: EndpointEntry[] = [];
   const publishAddress = new Map<string, string>();
   for (const endpoint of input.endpoints) {
@@ -417,26 +435,19 @@ function planIpv6(input: {
     endpoints.filter(isHere).flatMap((endpoint) => endpoint.addresses.map((leg) => leg.address)),
   );
   const meshAddress = meshAddress6(self.meshAddress);
-  const nodeAddress = new Map(peers.map((peer) => [peer.nodeId, meshAddress6(peer.meshAddress)]));
   const elsewhere = endpoints.filter((endpoint) => !isHere(endpoint));
+  const hops = peers.map((peer) => hopInIpv6(peer));
   const routes = planRoutes({
     self: { meshAddress },
-    peers: peers.map((peer) => ({
-      index: peer.index,
-      dataPathAddr: meshAddress6(peer.meshAddress),
-      meshAddress: undefined,
-    })),
+    hops,
     endpoints: elsewhere,
-    nodeAddress,
+    encryptedIds: new Set(networks.filter(isEncrypted).map(({ id }) => id)),
     presentIds,
     publishAddress,
     isPublished: input.isPublished,
     localAddresses: new Set(localAddresses),
   });
-  for (const address of nodeAddress.values()) {
-    const route = peerRoute6(address, meshAddress);
-    routes.set(`${route.table} ${route.destination}`, route);
-  }
+  if (hasEncryption) addEncryptedReturns(routes, hops, meshAddress);
   const context: ServiceContext = {
     selfId: self.nodeId,
     networkById,
@@ -463,25 +474,27 @@ function planIpv6(input: {
     filter: {
       family: "ipv6",
       ...input.common,
-      meshAddresses: unique([meshAddress, ...nodeAddress.values()]),
+      meshAddresses: unique([meshAddress, ...hops.map((hop) => hop.meshAddress)]),
       ...networkParts(networks, present),
+      ...encryptedParts(networks),
       localAddresses,
       ...parts,
     },
     routing: {
       addresses: [
-        { device: MESH_DEVICE, address: meshAddress, prefixLength: 128 },
+        ...meshDevices(hasEncryption).map((device) => ({
+          device,
+          address: meshAddress,
+          prefixLength: 128,
+        })),
         ...[...context.bridges.values()].filter(isMade).map((device) => ({
           device,
           address: BRIDGE_LINK_LOCAL,
           prefixLength: 64,
         })),
       ],
-      rules: planRules(peers),
-      neighbours: peers.map((peer) => ({
-        address: meshAddress6(peer.meshAddress),
-        mac: meshMac(peer.dataPathAddr),
-      })),
+      rules: [...planRules(peers), ...(hasEncryption ? planEncryptedRules(peers, present) : [])],
+      neighbours: peers.flatMap((peer) => neighboursInIpv6(peer, hasEncryption)),
       routes: [...routes.values()],
       proxies: planProxies({
         bridges: context.bridges,
@@ -490,7 +503,7 @@ function planIpv6(input: {
         isMade,
       }),
     },
-    sysctls: planSysctls6([...context.bridges.values()], {
+    sysctls: planSysctls6(meshDevices(hasEncryption), [...context.bridges.values()], {
       hasBrNetfilter: options.hasBrNetfilter,
       advertisedDevices: options.advertisedDevices ?? [],
     }),
@@ -571,10 +584,12 @@ function addVirtualIpRoutes(
 ): void {
   for (const { address } of virtualIps) {
     const destination = hostBlock(address);
-    const route: MeshRoute = hasLocalVirtualIps
-      ? { destination, table: "local", source, isLocal: true }
-      : { destination, table: "main" };
-    routes.set(`${route.table} ${destination}`, route);
+    addRoute(
+      routes,
+      hasLocalVirtualIps
+        ? { destination, table: "local", source, isLocal: true }
+        : { destination, table: "main" },
+    );
   }
 }
 
@@ -926,40 +941,59 @@ function chooseVirtualIps(
   return chosen.sort((a, b) => compareAddress(a.address, b.address));
 }
 
+/** Another node in one family. */
+export type Hop = {
+  nodeId: string;
+  index: number;
+  meshAddress: string;
+  /** By which it is the next hop on the mesh device, and on the encrypted one. */
+  clear: string;
+  encrypted: string;
+};
+
+function addRoute(routes: Map<string, MeshRoute>, route: MeshRoute): void {
+  routes.set(`${route.table} ${route.destination}`, route);
+}
+
+/** To tasks; those on encrypted networks are reached over the encrypted device only. */
 function planRoutes(input: {
   self: { meshAddress: string };
-  /** `dataPathAddr`: by which routes over it lead; `meshAddress`: what lies behind that. */
-  peers: { index: number; dataPathAddr: string; meshAddress: string | undefined }[];
+  hops: readonly Hop[];
   /** On other nodes. */
   endpoints: EndpointEntry[];
-  nodeAddress: Map<string, string>;
+  encryptedIds: ReadonlySet<NetworkId>;
   presentIds: Set<NetworkId>;
   publishAddress: Map<string, string>;
   isPublished(endpoint: EndpointEntry): boolean;
   localAddresses: Set<string>;
 }): Map<string, MeshRoute> {
   const routes = new Map<string, MeshRoute>();
-  const add = (route: MeshRoute) => routes.set(`${route.table} ${route.destination}`, route);
   const source = input.self.meshAddress;
-  for (const peer of input.peers) {
-    const via = peer.dataPathAddr;
-    if (peer.meshAddress !== undefined) {
-      add({ destination: hostBlock(peer.meshAddress), table: "main", via, source });
-    }
-    add({ destination: "default", table: String(RETURN_TABLE + peer.index), via });
+  const hopOf = new Map(input.hops.map((hop) => [hop.nodeId, hop]));
+  for (const { index, clear: via, meshAddress } of input.hops) {
+    const way = { destination: hostBlock(meshAddress), table: "main", source };
+    // A next hop itself lies on the device.
+    addRoute(routes, via === meshAddress ? way : { ...way, via });
+    addRoute(routes, { destination: "default", table: String(RETURN_TABLE + index), via });
   }
   for (const endpoint of input.endpoints) {
-    const via = input.nodeAddress.get(endpoint.nodeId);
-    if (via === undefined) continue;
-    const wanted = endpoint.addresses
-      .filter((leg) => input.presentIds.has(leg.networkId))
-      .map((leg) => leg.address);
-    const published = input.publishAddress.get(endpoint.taskId);
-    if (published !== undefined && input.isPublished(endpoint)) wanted.push(published);
-    for (const address of wanted) {
+    const hop = hopOf.get(endpoint.nodeId);
+    if (!hop) continue;
+    const published = input.isPublished(endpoint)
+      ? input.publishAddress.get(endpoint.taskId)
+      : undefined;
+    for (const { networkId, address } of endpoint.addresses) {
+      if (!input.presentIds.has(networkId) && address !== published) continue;
       // A /32 to elsewhere for an address that lives here would be a black hole.
       if (input.localAddresses.has(address)) continue;
-      add({ destination: hostBlock(address), table: "main", via, source });
+      const destination = hostBlock(address);
+      const isSecret = input.encryptedIds.has(networkId);
+      addRoute(
+        routes,
+        isSecret
+          ? { destination, table: "main", via: hop.encrypted, source, device: ENCRYPTED_DEVICE }
+          : { destination, table: "main", via: hop.clear, source },
+      );
     }
   }
   return routes;
@@ -980,40 +1014,31 @@ function planRules(peers: Peer[]): MeshRule[] {
   return rules;
 }
 
-/**
- * Tasks on encrypted networks are reached over the encrypted device, and so is what answers to: nodes by their
- * mesh addresses, and by tables of return for outside clients.
- */
-function encryptRoutes(
+/** What comes from an encrypted network's bridge: nodes by their mesh addresses, outside clients by return tables. */
+function addEncryptedReturns(
   routes: Map<string, MeshRoute>,
-  input: {
-    endpoints: EndpointEntry[];
-    networkById: ReadonlyMap<NetworkId, Network>;
-    peers: Peer[];
-    self: Peer;
-  },
+  hops: readonly Hop[],
+  source: string,
 ): void {
   const device = ENCRYPTED_DEVICE;
-  for (const { addresses } of input.endpoints) {
-    for (const { networkId, address } of addresses) {
-      const network = input.networkById.get(networkId);
-      const route = routes.get(`main ${hostBlock(address)}`);
-      if (route && network && isEncrypted(network)) route.device = device;
-    }
-  }
-  const add = (route: MeshRoute) => routes.set(`${route.table} ${route.destination}`, route);
-  const source = input.self.meshAddress;
-  for (const { index, dataPathAddr: via, meshAddress } of input.peers) {
+  for (const { index, encrypted: via, meshAddress } of hops) {
     const table = String(ENCRYPTED_TABLE);
-    add({ destination: hostBlock(meshAddress), table, via, source, device });
-    add({ destination: "default", table: String(ENCRYPTED_TABLE + index), via, device });
-    add({
-      destination: hostBlock(encryptedProbeAddress(index)),
-      table: "main",
+    addRoute(routes, { destination: hostBlock(meshAddress), table, via, source, device });
+    addRoute(routes, {
+      destination: "default",
+      table: String(ENCRYPTED_TABLE + index),
       via,
-      source: encryptedProbeAddress(input.self.index),
       device,
     });
+  }
+}
+
+/** The underlay is one for both families, so one of them is enough to tell whether ESP gets through. */
+function addProbeRoutes(routes: Map<string, MeshRoute>, peers: readonly Peer[], self: Peer): void {
+  const source = encryptedProbeAddress(self.index);
+  for (const { index, dataPathAddr: via } of peers) {
+    const destination = hostBlock(encryptedProbeAddress(index));
+    addRoute(routes, { destination, table: "main", via, source, device: ENCRYPTED_DEVICE });
   }
 }
 

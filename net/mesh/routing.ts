@@ -27,6 +27,7 @@ import {
   parseForwarding,
   parseInterfaces,
   parseNeighbours,
+  parseNeighbours6,
   parseProxies,
   parseRoutes,
   parseRoutes6,
@@ -110,14 +111,14 @@ export function kernelRouting(run: RunCommand): Routing {
   const observe6 = async (found: Interface[]): Promise<RoutingState6> => {
     const proto = ["proto", String(ROUTE_PROTOCOL)];
     const [neighbours, routes, rules, proxies] = await Promise.all([
-      readOfDevice(["ip", "-j", "-6", "neigh", "show", "dev", MESH_DEVICE]),
+      read(["ip", "-j", "-6", "neigh", "show", "nud", "permanent"]),
       read(["ip", "-j", "-6", "route", "show", "table", "all", ...proto]),
       read(["ip", "-j", "-6", "rule", "show"]),
       read(["ip", "-j", "-6", "neigh", "show", "proxy"]),
     ]);
     return {
       addresses: foundAddresses6(found),
-      neighbours: parseNeighbours(neighbours),
+      neighbours: parseNeighbours6(neighbours),
       routes: parseRoutes6(routes),
       rules: parseRules(rules),
       proxies: parseProxies(proxies),

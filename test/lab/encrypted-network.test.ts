@@ -31,14 +31,14 @@ const containerOn = async (host: number) =>
   (
     await lab.host(host).engine("ps", "-q", "--filter", "label=com.docker.swarm.service.name=web")
   ).trim();
-const addressOn = async (host: number) =>
+const addressOn = async (host: number, field: "IPAddress" | "GlobalIPv6Address" = "IPAddress") =>
   (
     await lab
       .host(host)
       .engine(
         "inspect",
         "-f",
-        "{{.NetworkSettings.Networks.secret.IPAddress}}",
+        `{{.NetworkSettings.Networks.secret.${field}}}`,
         await containerOn(host),
       )
   ).trim();
@@ -51,7 +51,7 @@ describeLab("encrypted network", { hosts: 2 }, (made) => {
     await lab.host(1).docker("swarm", "init");
     const token = await lab.host(1).docker("swarm", "join-token", "-q", "worker");
     await lab.host(2).docker("swarm", "join", "--token", token, `${lab.host(1).address}:2377`);
-    const create = ["docker", "network", "create", "-d", "overlay", "--opt", "encrypted", "secret"];
+    const create = "docker network create -d overlay --ipv6 --opt encrypted secret".split(" ");
     // The nodes have to say that they can, a moment after they joined.
     await waitFor(
       "the network",
@@ -81,12 +81,15 @@ describeLab("encrypted network", { hosts: 2 }, (made) => {
       async () => (await Promise.all(HOSTS.map(containerOn))).every((id) => id !== "") || undefined,
       { timeoutMs: 30_000 },
     );
-    const [, there = ""] = await Promise.all(HOSTS.map(addressOn));
+    const there = await addressOn(2);
     const route = await waitFor("the route", async () => {
       const text = await lab.host(1).run(["ip", "route", "show", there]);
       return text.includes("shmeshe") ? text : undefined;
     });
     expect(route).toContain(`via ${lab.host(2).address} dev shmeshe`);
+    const there6 = await addressOn(2, "GlobalIPv6Address");
+    const route6 = await lab.host(1).run(["ip", "-6", "route", "show", there6]);
+    expect(route6).toMatch(/via fe80::\S+ dev shmeshe/);
     const id = await containerOn(1);
     const link = await lab.host(1).engine("exec", id, "cat", "/sys/class/net/eth0/mtu");
     expect(link.trim()).toBe("1416");
@@ -97,11 +100,13 @@ describeLab("encrypted network", { hosts: 2 }, (made) => {
       (await counter(1, "tx_dropped")) +
       (await counter(1, "tx_aborted_errors"));
     const [before, came] = [await stopped(), await counter(2, "rx_packets")];
-    const ping = ["docker", "exec", id, "ping", "-c", "2", "-W", "1", there];
-    const refused = await lab.host(1).tryRun(ping, { engine: true });
-    expect(refused.stdout).toContain("2 packets transmitted, 0 packets received");
+    for (const address of [there, there6]) {
+      const ping = ["docker", "exec", id, "ping", "-c", "2", "-W", "1", address];
+      const refused = await lab.host(1).tryRun(ping, { engine: true });
+      expect(refused.stdout).toContain("2 packets transmitted, 0 packets received");
+    }
     // This kernel does not encrypt: the packets came to the device, and no further.
-    expect(await stopped()).toBeGreaterThanOrEqual(before + 2);
+    expect(await stopped()).toBeGreaterThanOrEqual(before + 4);
     expect([await counter(1, "tx_packets"), await counter(2, "rx_packets")]).toEqual([0, came]);
   }, 60_000);
 

@@ -4,8 +4,8 @@ import { describeUmlRows } from "./uml-rows.ts";
 await describeUmlRows({
   title: "encrypted networks",
   file: "test/uml/encryption-rows.ts",
-  rowsMin: 11,
+  rowsMin: 13,
   rowTimeoutMs: 120_000,
-  // About a minute on a machine with nothing else to do.
+  // Less than two minutes on a machine with little else to do.
   timeoutMs: 480_000,
 });

@@ -29,10 +29,15 @@ const containerOf = (service: string, host: number) =>
     `a container of ${service} on h${host}`,
     async () => (await containersOf(service, host))[0],
   );
-const addressOn = (id: string, host: number, network: string) =>
+const addressOn = (
+  id: string,
+  host: number,
+  network: string,
+  field: "IPAddress" | "GlobalIPv6Address" = "IPAddress",
+) =>
   lab
     .host(host)
-    .engine("inspect", "-f", `{{(index .NetworkSettings.Networks "${network}").IPAddress}}`, id);
+    .engine("inspect", "-f", `{{(index .NetworkSettings.Networks "${network}").${field}}}`, id);
 /** The command line that runs in the network namespace of a container. */
 const inContainer = async (id: string, host: number, command: string[]) => {
   const pid = await lab.host(host).engine("inspect", "-f", "{{.State.Pid}}", id);
@@ -75,7 +80,9 @@ describeLab("events around the mesh", { hosts: 3, agents: true }, (made) => {
       await host.docker("swarm", "join", "--token", token, `${lab.host(1).address}:2377`);
     }
     await docker("network create -d overlay front");
-    await docker("network create -d overlay --subnet 10.99.0.0/29 narrow");
+    await docker(
+      "network create -d overlay --ipv6 --subnet 10.99.0.0/29 --subnet fd99::/64 narrow",
+    );
     const create = "service create -d --no-resolve-image --network front";
     await docker(
       `${create} --name web --constraint node.hostname==h2 --publish ${PORT}:80 --env VERSION=1`,
@@ -225,27 +232,32 @@ describeLab("events around the mesh", { hosts: 3, agents: true }, (made) => {
     await docker(`${create} --name asks2 --constraint node.hostname==h2 lab:latest`);
     await docker(`${create} --name holds --replicas 2 --constraint node.hostname==h3 lab:latest`);
     await docker(`${create} --name moves --constraint node.hostname==h1 lab:latest`);
-    const address = await addressOn(await containerOf("moves", 1), 1, "narrow");
+    const first = await containerOf("moves", 1);
+    const address = await addressOn(first, 1, "narrow");
+    const address6 = await addressOn(first, 1, "narrow", "GlobalIPv6Address");
     const askers = [
       { host: 1, id: await containerOf("asks1", 1) },
       { host: 2, id: await containerOf("asks2", 2) },
     ];
     /** Short tries one after the other until one is answered. */
-    const reach = async ({ host, id }: { host: number; id: string }) => {
+    const reachBy = async (name: string, { host, id }: { host: number; id: string }) => {
       const startMs = performance.now();
       const pid = await lab.host(host).engine("inspect", "-f", "{{.State.Pid}}", id);
       const ask = ["nsenter", `--net=/proc/${pid}/ns/net`, "curl", "-s", "-m", "0.3"];
       await waitFor(
-        `${address} to answer on h${host}`,
-        async () => (await lab.host(host).tryRun([...ask, `http://${address}/`])).code === 0,
+        `${name} to answer on h${host}`,
+        async () => (await lab.host(host).tryRun([...ask, `http://${name}/`])).code === 0,
         { timeoutMs: 60_000, intervalMs: 20 },
       );
       return Math.round(performance.now() - startMs);
     };
+    const names = [address, `[${address6}]`];
+    const reachAll = () =>
+      Promise.all(names.flatMap((name) => askers.map((asker) => reachBy(name, asker))));
     let at = 1;
     const took: number[] = [];
     for (const to of [2, 1, 3]) {
-      await Promise.all(askers.map(reach));
+      await reachAll();
       await docker("service scale -d moves=0");
       await waitFor("its end", async () => (await containersOf("moves", at)).length === 0);
       await docker(
@@ -259,10 +271,11 @@ describeLab("events around the mesh", { hosts: 3, agents: true }, (made) => {
       await docker("service scale -d moves=1");
       const id = await containerOf("moves", to);
       expect(await addressOn(id, to, "narrow")).toBe(address);
-      took.push(...(await Promise.all(askers.map(reach))));
+      expect(await addressOn(id, to, "narrow", "GlobalIPv6Address")).toBe(address6);
+      took.push(...(await reachAll()));
       at = to;
     }
-    console.log(`${address} answered ${took.join(", ")} ms after it had moved`);
+    console.log(`${names.join(" and ")} answered ${took.join(", ")} ms after it had moved`);
     expect(Math.max(...took)).toBeLessThan(1_000);
   }, 180_000);
 });

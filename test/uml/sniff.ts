@@ -1,6 +1,6 @@
 /**
  * What is on the wire: counts the frames of one device, until its standard input ends, and prints the
- * counts as JSON. Run in a network namespace: `bun test/uml/sniff.ts DEVICE SECRET`.
+ * counts as JSON. Run in a network namespace: `bun test/uml/sniff.ts DEVICE SECRET…`, secrets in hex.
  */
 import { dlopen, FFIType, ptr } from "bun:ffi";
 
@@ -9,7 +9,7 @@ export type WireCounts = {
   esp: number;
   /** UDP by destination port. */
   udp: Record<number, number>;
-  /** Frames in which the secret can be read. */
+  /** Frames in which a secret can be read. */
   readable: number;
 };
 
@@ -19,7 +19,7 @@ const ETH_P_ALL_BIG_ENDIAN = 0x0300;
 const FRAME_BYTES_MAX = 65_536;
 const PAUSE_MS = 2;
 
-async function sniff(device: string, secret: string): Promise<WireCounts> {
+async function sniff(device: string, secrets: readonly Buffer[]): Promise<WireCounts> {
   const libc = dlopen("libc.so.6", {
     socket: { args: [FFIType.i32, FFIType.i32, FFIType.i32], returns: FFIType.i32 },
     bind: { args: [FFIType.i32, FFIType.ptr, FFIType.i32], returns: FFIType.i32 },
@@ -52,7 +52,7 @@ async function sniff(device: string, secret: string): Promise<WireCounts> {
     }
     const frame = buffer.subarray(0, length);
     counts.frames += 1;
-    if (frame.includes(secret)) counts.readable += 1;
+    if (secrets.some((secret) => frame.includes(secret))) counts.readable += 1;
     if (frame.readUInt16BE(12) !== 0x0800) continue;
     const protocol = frame[23];
     if (protocol === 50) counts.esp += 1;
@@ -63,7 +63,8 @@ async function sniff(device: string, secret: string): Promise<WireCounts> {
 }
 
 if (import.meta.main) {
-  const [device = "", secret = ""] = process.argv.slice(2);
-  console.log(JSON.stringify(await sniff(device, secret)));
+  const [device = "", ...secrets] = process.argv.slice(2);
+  const bytes = secrets.map((secret) => Buffer.from(secret, "hex"));
+  console.log(JSON.stringify(await sniff(device, bytes)));
   process.exit(0);
 }

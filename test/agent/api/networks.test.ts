@@ -206,11 +206,6 @@ describe("POST /networks/create", () => {
       400,
       "cannot create encrypted network new: the node of this cluster cannot encrypt (it has not said that it can)",
     ],
-    [
-      { Options: { encrypted: "" }, EnableIPv6: true },
-      501,
-      "IPv6 on encrypted overlay networks is not supported yet",
-    ],
     [{ ConfigFrom: { Network: "cfg" } }, 400, "not made from a node's cfg"],
     [{ Driver: "nosuch", Scope: "swarm" }, 404, 'plugin "nosuch" not found'],
     [{ Driver: "", Scope: "swarm" }, 400, "if driver is specified name is required"],
@@ -246,9 +241,11 @@ describe("POST /networks/create", () => {
       `no node of this cluster can encrypt (${lacks.join("; ")}). Load these modules`,
     );
     lab.ports.put("node", makeNode("node2", "beta", encryption()));
-    expect((await create({ Options: { encrypted: "true" } })).status).toBe(201);
+    const created = await create({ Options: { encrypted: "true" }, EnableIPv6: true });
+    expect(created.status).toBe(201);
     const made = lab.ports.rows.networkByName("new");
     expect(made?.spec.Options).toEqual({ encrypted: "true" });
+    expect(made?.subnet6).toMatch(/^fd/);
   });
 
   test("refuses an overlay network on a worker", async () => {

@@ -1,12 +1,14 @@
 import { describe, expect, test } from "bun:test";
 import type { AssignmentItem, Peer } from "../../../core/dispatcher/assignment.ts";
 import type { NodeEncryption } from "../../../core/objects/node.ts";
+import { diffRouting, foundAddresses6, wantedRouting } from "../../../net/mesh/diff.ts";
 import { renderIptables } from "../../../net/mesh/iptables-rules.ts";
 import { bridgeName } from "../../../net/mesh/names.ts";
-import { parseRules } from "../../../net/mesh/observe.ts";
+import { parseNeighbours6, parseRoutes6, parseRules } from "../../../net/mesh/observe.ts";
 import { type MeshPlan, planMesh, type PlanOptions } from "../../../net/mesh/plan.ts";
 import { renderNftTable, ruleLine } from "../../../net/mesh/render.ts";
 import { applyAssignments, emptyTable, saveTable, loadTable } from "../../../net/mesh/table.ts";
+import { labItems6, six } from "./ipv6-lab.ts";
 import { labItems, networkId, UNDERLAY } from "./lab-state.ts";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -29,9 +31,10 @@ function table(options: {
   encrypted?: string[];
   says?: Record<number, NodeEncryption>;
   keys?: typeof KEYS;
+  hasIpv6?: boolean;
 }) {
   const ids = (options.encrypted ?? ["netA"]).map(networkId);
-  const items = labItems(1).map((item): AssignmentItem => {
+  const items = (options.hasIpv6 ? labItems6(1) : labItems(1)).map((item): AssignmentItem => {
     if (item.kind === "network" && ids.includes(item.body.id)) {
       return {
         ...item,
@@ -162,6 +165,137 @@ describe("the plan of a node with an encrypted network", () => {
     const without = plan({ encrypted: [] });
     expect(without).toEqual(plan({ encrypted: [] }, { canEncrypt: false }));
     expect(JSON.stringify(without)).not.toContain("shmeshe");
+  });
+});
+
+describe("an encrypted network with IPv6", () => {
+  const bridge = bridgeName(networkId("netA"));
+  const made = plan({ hasIpv6: true });
+  const { ipv6, filter6 } = made;
+  const far = six("10.101.0.33");
+
+  test("is planned in IPv4 as one without, and the other networks in IPv6 as without it", () => {
+    const four = plan({});
+    expect([made.routes, made.rules, made.filter, made.encryption]).toEqual([
+      four.routes,
+      four.rules,
+      four.filter,
+      four.encryption,
+    ]);
+    const clear = plan({ encrypted: [], hasIpv6: true });
+    const ofB = (one: MeshPlan) =>
+      one.ipv6?.routes.filter(({ destination }) => destination.startsWith("fd00:102:"));
+    expect(ofB(made)?.length).toBeGreaterThan(0);
+    expect(ofB(made)).toEqual(ofB(clear));
+    expect(clear.filter6?.encryptedSubnets).toBeUndefined();
+    expect(JSON.stringify(clear)).not.toContain("shmeshe");
+  });
+
+  test("has its routes over the encrypted device, by next hops of its own", () => {
+    const lines = [...(wantedRouting(made).six?.routes.values() ?? [])];
+    const way = "via fe80::736f:aff:ff03 dev shmeshe onlink";
+    const source = "src fd73:686f:616c::aff:ff01";
+    expect(lines).toContain(`${far}/128 ${way} ${source} table main proto 117`);
+    expect(lines).toContain(`fd73:686f:616c::aff:ff03/128 ${way} ${source} table 15000 proto 117`);
+    expect(lines).toContain(`default ${way} table 15003 proto 117`);
+    expect(
+      lines.filter((line) => / dev shmesh /.test(line) && line.includes("fd00:101::")),
+    ).toEqual(
+      // Service addresses lead nowhere.
+      ["fd00:101::2", "fd00:101::3", "fd00:101::4"].map(
+        (address) => `${address}/128 dev shmesh table main proto 117`,
+      ),
+    );
+    expect(ipv6?.neighbours).toContainEqual({
+      device: "shmeshe",
+      address: "fe80::736f:aff:ff03",
+      mac: "02:55:c0:a8:4d:03",
+    });
+    const own = "fd73:686f:616c::aff:ff01";
+    expect(ipv6?.addresses.filter(({ address }) => address === own)).toHaveLength(2);
+    expect(ipv6?.proxies).toContainEqual({ bridge, address: far });
+  });
+
+  test("has the rules of IPv4 for what comes from its bridge, and settings for the device", () => {
+    expect(ipv6?.rules).toEqual(made.rules);
+    const keys = made.sysctls.map(({ key }) => key);
+    expect(keys).toContain("net.ipv6.conf.shmeshe.accept_ra");
+    expect(keys).toContain("net.ipv6.conf.shmeshe.forwarding");
+  });
+
+  test("comes back from the tools as planned", () => {
+    const wanted = wantedRouting(made).six;
+    const shown = [{ dst: far }, { dst: "fd73:686f:616c::aff:ff03", table: "15000" }].map(
+      (one) => ({
+        ...one,
+        gateway: "fe80::736f:aff:ff03",
+        dev: "shmeshe",
+        prefsrc: "fd73:686f:616c::aff:ff01",
+        flags: ["onlink"],
+      }),
+    );
+    const routes = parseRoutes6(JSON.stringify(shown));
+    expect(routes.size).toBe(2);
+    for (const [key, line] of routes) expect(wanted?.routes.get(key)).toBe(line);
+    const neighbours = parseNeighbours6(
+      '[{"dst":"fe80::736f:aff:ff03","dev":"shmeshe","lladdr":"02:55:c0:a8:4d:03","state":["PERMANENT"]},' +
+        '{"dst":"fd73:686f:616c::aff:ff03","dev":"shmesh","lladdr":"02:53:c0:a8:4d:03","state":["PERMANENT"]},' +
+        '{"dst":"fd00::1","dev":"eth0","lladdr":"02:53:c0:a8:4d:03","state":["PERMANENT"]}]',
+    );
+    expect(neighbours.size).toBe(2);
+    for (const [key, line] of neighbours) expect(wanted?.neighbours.get(key)).toBe(line);
+    const addresses6 = [
+      { address: "fe80::1", prefixLength: 64, isAdvertised: false },
+      { address: "fd73:686f:616c::aff:ff01", prefixLength: 128, isAdvertised: false },
+    ];
+    const device = { name: "shmeshe", index: 5, mac: "", mtu: 1416, isUp: true, addresses: [] };
+    const found = foundAddresses6([{ ...device, addresses6 }]);
+    expect([...found.keys()]).toEqual(["fd73:686f:616c::aff:ff01/128 dev shmeshe"]);
+    expect(wanted?.addresses.has([...found.keys()][0] ?? "")).toBe(true);
+  });
+
+  test("leaves nothing of the device in IPv6 when it goes", () => {
+    const after = plan({ encrypted: [], hasIpv6: true });
+    const { ip6, ip6Last } = diffRouting(after, wantedRouting(made));
+    expect(ip6Last).toContain("neigh del fe80::736f:aff:ff03 dev shmeshe");
+    expect(ip6Last).toContain("addr del fd73:686f:616c::aff:ff01/128 dev shmeshe");
+    expect(ip6Last).toContain("route del default table 15003 proto 117");
+    // Its tasks are reached in clear now.
+    expect(ip6).toContain(
+      `route replace ${far}/128 via fd73:686f:616c::aff:ff03 dev shmesh onlink src fd73:686f:616c::aff:ff01 table main proto 117`,
+    );
+  });
+
+  test("lets nothing of it by in clear, and knows peers by either address", () => {
+    if (!filter6) throw new Error("no IPv6");
+    const nft = renderNftTable(filter6);
+    const nodes = nft.sets.find(({ name }) => name === "mac2node")?.elements;
+    expect(nodes?.get("02:55:c0:a8:4d:02")).toBe(nodes?.get("02:53:c0:a8:4d:02"));
+    expect(nft.fixed).toContain(`iifname "shmesh" oifname { "${bridge}" } drop`);
+    expect(nft.fixed).toContain(`iifname { "${bridge}" } oifname "shmesh" drop`);
+    const { mangle } = renderIptables(filter6, IPTABLES).chains;
+    expect(mangle.get("SH-FORWARD")?.slice(1, 3)).toEqual([
+      `-i shmesh -o ${bridge} -j DROP`,
+      `-i ${bridge} -o shmesh -j DROP`,
+    ]);
+  });
+
+  test("lets nothing for it leave by another way, even where this node cannot encrypt", () => {
+    for (const canEncrypt of [true, false]) {
+      const { filter6: filter, ipv6: six6 } = plan({ hasIpv6: true }, { canEncrypt });
+      if (!filter) throw new Error("no IPv6");
+      const devices = ["lo", "shmeshe", ...(canEncrypt ? [bridge] : [])];
+      const names = devices.map((device) => `"${device}"`).join(", ");
+      const nft = renderNftTable(filter).fixed;
+      expect(nft).toContain(`ip6 daddr { fd00:101::/64 } oifname != { ${names} } drop`);
+      const { mangle } = renderIptables(filter, IPTABLES).chains;
+      expect(mangle.get("SH-POST")?.[0]).toBe("-d fd00:101::/64 -j SH-SECRET");
+      if (canEncrypt) continue;
+      expect(filter.networks.map((network) => network.bridge)).not.toContain(bridge);
+      expect(JSON.stringify(six6)).not.toContain("shmeshe");
+      expect(six6?.routes.filter(({ destination }) => destination === `${far}/128`)).toEqual([]);
+      expect(six6?.proxies.filter((proxy) => proxy.bridge === bridge)).toEqual([]);
+    }
   });
 });
 
