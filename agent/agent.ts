@@ -1,5 +1,5 @@
 /** `shoal agent`: puts node, API and socket together, and ends the process in one place. */
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { ClusterError } from "../core/errors.ts";
 import type { BackendName } from "../net/mesh/backend.ts";
@@ -7,6 +7,9 @@ import { createApp, serveApp } from "./api/app.ts";
 import { startFront } from "./api/front.ts";
 import { type ApiListen, type ApiTlsFiles, apiListenOf, keepTlsFront } from "./api/front-tls.ts";
 import { serveStreams } from "./api/stream-server.ts";
+import { createFormation, type FormationOptions, parsePeers } from "./formation/formation.ts";
+import type { FormRole } from "./formation/decide.ts";
+import { formKey } from "./formation/message.ts";
 import { createLogger } from "./logger.ts";
 import { createNode } from "./node.ts";
 import { systemRandom } from "./random.ts";
@@ -25,6 +28,10 @@ export type AgentOptions = {
   meshBackend: "auto" | BackendName;
   /** `tcp://<address>:<port>`: the API for other machines too, by mutual TLS with these files. */
   apiListen?: string;
+  /** The managers of a cluster that forms by itself, and the secret that its hosts share. */
+  clusterPeers?: string;
+  clusterSecretFile?: string;
+  clusterRole: FormRole;
 } & Partial<ApiTlsFiles>;
 
 /** sysexits.h EX_SOFTWARE: a broken invariant or a dead worker. systemd starts the agent again. */
@@ -43,8 +50,11 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   );
 
   let tlsListen: ApiListen | undefined;
+  let formation: ReturnType<typeof createFormation> | undefined;
   try {
     tlsListen = apiListenOf(options);
+    const wanted = formationOf(options);
+    if (wanted) formation = createFormation({ ...wanted, log, random: systemRandom });
   } catch (error) {
     if (error instanceof ClusterError) fatal(error.message, { code: error.code });
     throw error;
@@ -57,6 +67,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
     meshBackend: options.meshBackend,
     version: VERSION.version,
     ...(options.advertiseAddr ? { advertiseAddr: options.advertiseAddr } : {}),
+    ...(formation ? { formation } : {}),
     log,
     random: systemRandom,
     fatal,
@@ -85,6 +96,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
       fatal(error.message, { code: error.code, details: error.details });
     throw error;
   }
+  formation?.start(node.api, (path, init) => app.request(path, init));
   notifySystemd("READY=1");
 
   let isStopping = false;
@@ -98,7 +110,7 @@ export async function runAgent(options: AgentOptions): Promise<void> {
       STOP_TIMEOUT_MS,
     );
     (async () => {
-      await Promise.all([front.close(), tlsFront?.close()]);
+      await Promise.all([front.close(), tlsFront?.close(), formation?.stop()]);
       await node.stop();
       await inner.stop(true);
       await streams.stop();
@@ -109,4 +121,34 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   };
   process.on("SIGTERM", () => stop("SIGTERM"));
   process.on("SIGINT", () => stop("SIGINT"));
+}
+
+/** @throws {ClusterError} invalid-argument saying what is missing, or wrong with what is given. */
+function formationOf(options: AgentOptions): Omit<FormationOptions, "log" | "random"> | undefined {
+  const { clusterPeers, clusterSecretFile, clusterRole, advertiseAddr, dataDir } = options;
+  if (clusterPeers === undefined && clusterSecretFile === undefined) return undefined;
+  if (clusterPeers === undefined || clusterSecretFile === undefined) {
+    throw new ClusterError(
+      "invalid-argument",
+      "A cluster that forms by itself needs both --cluster-peers and --cluster-secret-file",
+    );
+  }
+  let secret: string;
+  try {
+    secret = readFileSync(clusterSecretFile, "utf8");
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new ClusterError(
+      "invalid-argument",
+      `Cannot use --cluster-secret-file "${clusterSecretFile}": ${why}`,
+      { cause },
+    );
+  }
+  return {
+    peers: parsePeers(clusterPeers),
+    key: formKey(secret),
+    role: clusterRole,
+    ...(advertiseAddr === undefined ? {} : { advertiseAddr }),
+    dataDir,
+  };
 }

@@ -3,6 +3,7 @@ import { Command, Option } from "commander";
 import { BACKEND_NAMES, type BackendName } from "../net/mesh/backend.ts";
 import { addClientCommands } from "./cli/commands.ts";
 import { DEFAULT_SOCKET } from "./cli/socket.ts";
+import type { FormRole } from "./formation/decide.ts";
 import { startDnsEarly } from "./dns-thread.ts";
 import { VERSION } from "./version.ts";
 
@@ -20,7 +21,7 @@ program
   .addOption(
     new Option(
       "--advertise-addr <address>",
-      "this host's address, when it has changed since it joined",
+      "this host's address: for --cluster-peers, or when it has changed since it joined",
     ).env("SHOAL_ADVERTISE_ADDR"),
   )
   .addOption(
@@ -40,6 +41,23 @@ program
   )
   .addOption(new Option("--tlscert <file>", "the API's certificate").env("SHOAL_TLSCERT"))
   .addOption(new Option("--tlskey <file>", "and its key").env("SHOAL_TLSKEY"))
+  .addOption(
+    new Option(
+      "--cluster-peers <hosts>",
+      "form a cluster without an init: its managers, the founder first, the same list on every host",
+    ).env("SHOAL_CLUSTER_PEERS"),
+  )
+  .addOption(
+    new Option("--cluster-secret-file <file>", "what all hosts of it share").env(
+      "SHOAL_CLUSTER_SECRET_FILE",
+    ),
+  )
+  .addOption(
+    new Option("--cluster-role <role>", "auto: manager when this host is one of the peers")
+      .choices(["auto", "manager", "worker"])
+      .default("auto")
+      .env("SHOAL_CLUSTER_ROLE"),
+  )
   .action(
     async (flags: {
       dataDir: string;
@@ -52,6 +70,9 @@ program
       tlscacert?: string;
       tlscert?: string;
       tlskey?: string;
+      clusterPeers?: string;
+      clusterSecretFile?: string;
+      clusterRole: FormRole;
     }) => {
       startDnsEarly(flags.dataDir);
       const { runAgent } = await import("./agent.ts");

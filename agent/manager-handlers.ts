@@ -67,6 +67,8 @@ export function managerRpc(options: {
   vault?: Vault;
   /** @default by the cluster's own key */
   sign?: SignCertificate;
+  /** Answers a host that forms a cluster by itself (formation/); absent: this one was given no secret for it. */
+  form?(sealed: Uint8Array, tokens: Cluster["joinTokens"]): Uint8Array;
   /** This leader has all nodes look at their network; absent in the simulator. */
   netDoctor?(ref?: string): Promise<NetReport>;
 }): ManagerRpc {
@@ -240,6 +242,13 @@ export function managerRpc(options: {
 
   const handlers: RpcHandlers = {
     "issue-certificate": (params, connection) => issue(params, connection),
+    form: async ({ sealed }) => {
+      if (!options.form) {
+        throw new ClusterError("unauthenticated", "this host was given no formation secret");
+      }
+      const cluster = await manager.read((view) => mustHaveCluster(view.cluster()));
+      return { sealed: options.form(sealed, openTokens(vault, cluster)) };
+    },
     "renew-certificate": async (params, connection) => {
       // The newest: the caller was just told that its role has changed, and asks whom it likes.
       const { expiredNodeId } = connection.peer;

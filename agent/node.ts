@@ -60,6 +60,7 @@ import { decodeBackup, encodeBackup } from "./backup.ts";
 import { createClusterEvents } from "./api/cluster-events.ts";
 import { createNodeDoctor } from "./doctor/doctor.ts";
 import { hostProbes, ownCommand } from "./doctor/probes.ts";
+import type { Formation } from "./formation/formation.ts";
 import { foundCluster } from "./found-cluster.ts";
 import { ballastPathOf, type DiskWatch } from "./disk-space.ts";
 import { loadIdentity, type NodeIdentity, removeIdentity, saveIdentity } from "./identity.ts";
@@ -124,6 +125,8 @@ export type NodeOptions = {
   version: string;
   /** The address that others are told from now on, when it has changed since init or join. */
   advertiseAddr?: string;
+  /** While it is in no cluster, it may form one by itself. */
+  formation?: Pick<Formation, "answer" | "giveWay" | "waitsFor">;
   log: Logger;
   random: Random;
   /** A broken part: the process ends with a non-zero code. */
@@ -431,6 +434,7 @@ export function createNode(options: NodeOptions): Node {
       random,
       vault,
       sign,
+      ...(options.formation ? { form: options.formation.answer } : {}),
       netDoctor: (ref) => askDoctor.examineAll({ manager, rpc }, ref),
     });
     holder.rpc = rpc;
@@ -799,6 +803,7 @@ export function createNode(options: NodeOptions): Node {
       isPending = true;
       let parts: LocalParts | undefined;
       try {
+        await options.formation?.giveWay();
         parts = await startParts();
         local = parts;
         tls = founded.tls;
@@ -1025,6 +1030,7 @@ export function createNode(options: NodeOptions): Node {
       isPending = true;
       let parts: LocalParts | undefined;
       try {
+        await options.formation?.giveWay();
         parts = await startParts();
         local = parts;
         tls = restored.tls;
@@ -1124,6 +1130,7 @@ export function createNode(options: NodeOptions): Node {
       isPending = true;
       let parts: LocalParts | undefined;
       try {
+        await options.formation?.giveWay();
         parts = await startParts();
         local = parts;
         const { answer, keyPem } = await certify(request, addresses.dataPath);
@@ -1234,7 +1241,8 @@ export function createNode(options: NodeOptions): Node {
     const isLocked = identity !== undefined && lock.isLocked();
     const whole = isLocked ? "locked" : identity ? "active" : "inactive";
     const state = isPending ? "pending" : whole;
-    const error = lastError ?? (isLocked ? LOCKED : trouble());
+    const waits = whole === "inactive" ? options.formation?.waitsFor() : undefined;
+    const error = lastError ?? (isLocked ? LOCKED : (waits ?? trouble()));
     const lost = managing?.manager.leaderLost();
     const space = managing?.disk.space();
     const certificate = certificates.status();

@@ -44,8 +44,9 @@ export type ConnectOptions = {
 /**
  * An open connection: the server is a certified manager of our cluster and has accepted us (its
  * hello says so; with TLS 1.3 a refused client would at first see itself connected).
- * @throws {ClusterError} unavailable when it cannot be reached, deadline, unauthenticated when one
- * side does not accept the other's certificate, or the refusal that the server gives.
+ * @throws {ClusterError} unavailable when it cannot be reached or is not the node that is meant,
+ * deadline, unauthenticated when one side does not accept the other's certificate, or the refusal that
+ * the server gives.
  */
 export async function connectRpc(options: ConnectOptions): Promise<RpcConnection> {
   const { addr, timeoutMs, tls, expectNodeId, expectRole = "manager" } = options;
@@ -65,7 +66,12 @@ export async function connectRpc(options: ConnectOptions): Promise<RpcConnection
     if (peer.nodeId === undefined) throw refuse("it shows no certificate");
     if (peer.role !== expectRole) throw refuse(`it is a ${peer.role}, not a ${expectRole}`);
     if (expectNodeId !== undefined && peer.nodeId !== expectNodeId) {
-      throw refuse(`it is node ${peer.nodeId}, not ${expectNodeId}`);
+      // Another machine has the address now; of the node itself that says nothing.
+      throw new ClusterError(
+        "unavailable",
+        `Cannot use the node at ${addr}: it is node ${peer.nodeId}, not ${expectNodeId}`,
+        { retry: "later" },
+      );
     }
     const { connection, opened } = createConnection({
       socket,
@@ -137,6 +143,19 @@ export async function fetchRootCa(options: {
     );
   }
   return found.pem;
+}
+
+/**
+ * The CA that the node at `addr` shows, taken without trust: for messages that need none, since they are
+ * sealed by a secret that both sides have.
+ * @throws {ClusterError} unavailable, deadline.
+ */
+export async function fetchShownCa(options: { addr: string; timeoutMs: number }): Promise<string> {
+  const socket = await openSocket(options.addr, options.timeoutMs, { rejectUnauthorized: false });
+  const ca = presentedChain(socket).find((certificate) => certificate.ca);
+  socket.destroy();
+  if (ca) return encodePem("CERTIFICATE", ca.raw);
+  throw new ClusterError("unavailable", `The node at ${options.addr} shows no CA`);
 }
 
 /** Host and port of `host:port`, `[IPv6]:port`, or either without a port. */

@@ -98,6 +98,8 @@ export type RpcMethods = {
       managers: ManagerAddress[];
     };
   };
+  /** Between hosts that are to be one cluster and share a secret, by which both are sealed. */
+  form: { role: "any"; params: { sealed: Uint8Array }; result: { sealed: Uint8Array } };
   /** A new certificate for the caller, with the role its node object has. */
   "renew-certificate": {
     role: "worker";

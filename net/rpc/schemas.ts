@@ -16,6 +16,7 @@ import type { LogOpen, LogTask, RpcMethod, RpcMethods, RpcNote, RpcNotes } from 
 /** `any`: no certificate; `worker`: any node of the cluster; `manager`: OU swarm-manager. */
 export const METHOD_ROLES: { [M in RpcMethod]: RpcMethods[M]["role"] } = {
   "issue-certificate": "any",
+  form: "any",
   "renew-certificate": "worker",
   "session-open": "worker",
   heartbeat: "worker",
@@ -46,6 +47,8 @@ export const NOTE_ROLES: { [N in RpcNote]: RpcNotes[N]["role"] } = {
 };
 
 /** Names of one container on a network, and addresses given back at once. */
+/** Of a sealed message between hosts that form a cluster; the largest holds two join tokens. */
+export const FORM_BYTES_MAX = 4_096;
 const ALIASES_MAX = 100;
 export const DETACH_MAX = 1_000;
 
@@ -129,6 +132,7 @@ export const PARAMS_SCHEMAS: { [M in RpcMethod]: z.ZodType<RpcMethods[M]["params
     hostname: shortText,
     dataPathAddr: shortText,
   }),
+  form: z.object({ sealed: bytes.refine((sealed) => sealed.length <= FORM_BYTES_MAX) }),
   "renew-certificate": z.object({ csrPem: pem }),
   "session-open": z.object({ description, dataPathAddr: shortText }),
   heartbeat: z.object({ sessionId: shortText }),

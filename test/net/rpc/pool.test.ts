@@ -118,7 +118,7 @@ describe("createPool()", () => {
       peers.request("m2", target.addr, "propose", { data: new Uint8Array(1) }),
     );
     expect([failure.code, failure.message]).toEqual([
-      "unauthenticated",
+      "unavailable",
       expect.stringContaining("it is node m3, not m2"),
     ]);
   });
