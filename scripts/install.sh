@@ -255,9 +255,17 @@ uninstall_all() {
       echo "Containers of the cluster are still here; remove them with:"
       echo "  docker -H unix:///run/docker.sock rm -f" $left
     fi
-    if has nft && nft list table ip shoal >/dev/null 2>&1; then
+    rest=
+    for table in "ip shoal" "ip6 shoal"; do
+      # Two words, as nft wants them.
+      if has nft && nft list table $table >/dev/null 2>&1; then rest="$rest nft delete table $table;"; fi
+    done
+    for device in shmesh shmeshe; do
+      if ip link show "$device" >/dev/null 2>&1; then rest="$rest ip link del $device;"; fi
+    done
+    if [ -n "$rest" ]; then
       echo "The node did not leave its cluster, so its packet rules are still in the kernel. They end with"
-      echo "the next start of this host, or now: nft delete table ip shoal; ip link del shmesh"
+      echo "the next start of this host, or now:${rest%;}"
     fi
   fi
   rm -f "$root$program" "$root$program.new" "$root$unit" "$root$unit.new"
