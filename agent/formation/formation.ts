@@ -207,10 +207,10 @@ export function createFormation(options: FormationOptions): Formation {
         say(`This host forms a cluster by itself, and tries again: ${error.message}`);
       }
       // Also when a join goes on in the background.
-      const { nodeId, nodeAddr = "", isManager: isOne } = node.localNode();
+      const { nodeId, isManager: isOne } = node.localNode();
       if (nodeId === undefined) return;
       mark();
-      if (isOne) await succeed(request, { nodeId, host: nodeAddr });
+      if (isOne) await succeed(request, nodeId);
     } else if (state === "inactive") {
       // To say so to others: they wait for each other to say anything.
       await setListening(true);
@@ -226,18 +226,18 @@ export function createFormation(options: FormationOptions): Formation {
    * This host took the place of another with the same address, whose disk is gone: the other's node still
    * counts in every majority, and can never come back.
    */
-  const succeed = async (request: LocalRequest, me: { nodeId: string; host: string }) => {
+  const succeed = async (request: LocalRequest, nodeId: string) => {
     for (let turn = 0; turn < SUCCESSION_TRIES && !isStopped; turn++) {
       const listed = await request("/nodes");
       if (listed.ok) {
         // The agent's own API.
         const nodes = (await listed.json()) as NodeView[];
+        const addr = nodes.find(({ ID }) => ID === nodeId)?.ManagerStatus?.Addr;
         const former = nodes.find(
-          ({ ID, ManagerStatus }) =>
-            ID !== me.nodeId && ManagerStatus?.Addr?.split(":")[0] === me.host,
+          ({ ID, ManagerStatus }) => ID !== nodeId && ManagerStatus?.Addr === addr,
         );
-        if (!former) return;
-        if (former.Status.State === "down") await retire(request, former);
+        if (addr !== undefined && !former) return;
+        if (addr !== undefined && former?.Status.State === "down") await retire(request, former);
       }
       await Bun.sleep(ROUND_MS);
     }
@@ -287,7 +287,8 @@ export function createFormation(options: FormationOptions): Formation {
       isStopped = true;
       clearTimeout(timer);
       await setListening(false);
-      await running;
+      // A join under way goes on for as long as the node lets it.
+      await Promise.race([running, Bun.sleep(ROUND_MS)]);
     },
   };
 }
