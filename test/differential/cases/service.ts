@@ -26,7 +26,8 @@ const config = setup("printf x | docker config create con -", { save: "con" });
 const network = setup("docker network create -d overlay net", { save: "net" });
 const pretty = (flags: string) => [
   setup(create(`--name s1 --replicas 0 ${flags}`), { save: "svc" }),
-  sh("docker service inspect --pretty s1"),
+  // Ports are given out a moment after the service is made, in stock too.
+  sh("docker service inspect --pretty s1", flags.includes("-p ") ? { until: /PublishedPort/ } : {}),
 ];
 
 export const SERVICE_CASES: readonly Case[] = [
