@@ -8,9 +8,11 @@
 import { chmodSync, rmSync } from "node:fs";
 import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
+import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { AssertionError } from "../../core/assert.ts";
 import { ClusterError } from "../../core/errors.ts";
 import { attachRoutes } from "./attach.ts";
+import { containerListRoutes } from "./container-list.ts";
 import type { ApiContext } from "./context.ts";
 import { DATA_KINDS, dataRoutes } from "./data-objects.ts";
 import { createEngine, type EngineVersion } from "./engine.ts";
@@ -51,6 +53,11 @@ export function createApp(ports: ApiPorts): Hono {
   });
 
   app.use(async (c, next) => {
+    // A line, as Go's encoder writes it.
+    const line = (value: unknown, status?: ContentfulStatusCode) =>
+      c.body(`${JSON.stringify(value)}\n`, status, { "Content-Type": "application/json" });
+    // Its own type tells clients made by Hono of bodies' types; there are none.
+    c.json = line as unknown as typeof c.json;
     const { version, path } = splitVersion(c.req.url);
     let known: EngineVersion | undefined;
     try {
@@ -98,6 +105,7 @@ export function createApp(ports: ApiPorts): Hono {
   app.route("/secrets", dataRoutes(context, DATA_KINDS.secrets));
   app.route("/configs", dataRoutes(context, DATA_KINDS.configs));
   app.route("/", attachRoutes(context));
+  app.route("/", containerListRoutes(context));
   app.route("/", infoRoutes(context));
   app.route("/", logRoutes(context));
   app.route("/", eventRoutes(context));

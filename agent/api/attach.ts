@@ -13,6 +13,7 @@ import { ClusterError } from "../../core/errors.ts";
 import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
 import { parseBody } from "./body.ts";
 import type { ApiContext } from "./context.ts";
+import { engineNetworkName } from "./engine-networks.ts";
 import { passOn } from "./pass-on.ts";
 
 /** From the address to the bridge in the engine: the assignment, then one engine call. */
@@ -97,6 +98,13 @@ export function attachRoutes(context: ApiContext): Hono {
     const path = `${versionOf(c)}/networks/${encodeURIComponent(given.networkName)}/connect`;
     return settled(context, [given.id], await forward(context, c, JSON.stringify(next), path));
   });
+  // Only the node's own containers are concerned; but the engine knows the network by another id.
+  app.post("/networks/:id/disconnect", async (c) => {
+    const ref = c.req.param("id");
+    const name = BUILT_IN.has(ref) ? ref : await engineNetworkName(context.engine, ref);
+    const path = `${versionOf(c)}/networks/${encodeURIComponent(name)}/disconnect`;
+    return forward(context, c, await c.req.text(), path);
+  });
   return app;
 }
 
@@ -137,21 +145,27 @@ async function attach(
   endpoint: Endpoint,
 ): Promise<{ id: string; networkName: string; gateway: string; endpoint: Endpoint } | undefined> {
   const { IPv4Address, IPv6Address } = endpoint.IPAMConfig ?? {};
-  const wished = IPv4Address || IPv6Address;
   let given: Awaited<ReturnType<typeof context.ports.attach>>;
   try {
     const aliases = endpoint.Aliases ?? [];
-    given = await context.ports.attach({ network, name, aliases });
+    const wish = IPv4Address ? { address: IPv4Address } : {};
+    given = await context.ports.attach({ network, name, aliases, ...wish });
   } catch (error) {
     if (error instanceof ClusterError && error.code === "not-found") return undefined;
     throw error;
   }
   try {
     // On a network of a local driver the engine gives the address, or the user.
-    if (wished && given.address !== "") {
+    if (IPv6Address && given.address !== "") {
       throw new ClusterError(
         "invalid-argument",
-        `Cannot give address ${wished} on network ${ref}: the cluster chooses addresses of overlay networks; leave ${IPv4Address ? "--ip" : "--ip6"} out`,
+        `Cannot give address ${IPv6Address} on network ${ref}: the cluster chooses IPv6 addresses of overlay networks; leave --ip6 out`,
+      );
+    }
+    if (IPv4Address && given.address !== "" && given.address !== IPv4Address) {
+      throw new ClusterError(
+        "not-implemented",
+        `Cannot give address ${IPv4Address} on network ${ref}: the leader's version of shoal is too old; upgrade it, or leave --ip out`,
       );
     }
     await refuseMissingConfig(context, given.configFrom);

@@ -1,6 +1,8 @@
 /** What every group of routes gets: the node's ports and the engine's client. */
 import type { Context } from "hono";
+import { ClusterError } from "../../core/errors.ts";
 import type { StoreAction } from "../../core/store/action.ts";
+import type { ClusterView } from "../../core/store/view.ts";
 import type { Engine } from "./engine.ts";
 import type { ApiPorts } from "./ports.ts";
 import { asControlError } from "./problem.ts";
@@ -23,5 +25,24 @@ export async function propose(context: ApiContext, actions: StoreAction[]): Prom
     await context.ports.propose(actions);
   } catch (error) {
     throw asControlError(error);
+  }
+}
+
+/** Undefined on nodes that cannot read the cluster's state now: they still have their own networks. */
+export async function readIfManager<T>(
+  context: ApiContext,
+  read: (view: ClusterView) => T,
+): Promise<T | undefined> {
+  if (!context.ports.localNode().isManager) return undefined;
+  try {
+    return await context.ports.read(read);
+  } catch (error) {
+    if (
+      error instanceof ClusterError &&
+      ["unavailable", "no-quorum", "deadline"].includes(error.code)
+    ) {
+      return undefined;
+    }
+    throw error;
   }
 }

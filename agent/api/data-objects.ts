@@ -118,6 +118,14 @@ function matches(one: Secret, filters: Filters): boolean {
   );
 }
 
+function refuseDriver(name: string | undefined): never {
+  if (!name) throw controlError("invalid-argument", "secret driver must have a name");
+  throw controlError(
+    "not-implemented",
+    "external secret drivers are not supported yet: give the data itself",
+  );
+}
+
 function checkSpec(of: DataKind, given: ParsedDataSpec): SecretSpec {
   if (given.Name === "") throw controlError("invalid-argument", "name must be provided");
   if (!NAME_PATTERN.test(given.Name)) {
@@ -126,12 +134,8 @@ function checkSpec(of: DataKind, given: ParsedDataSpec): SecretSpec {
       "invalid name, only 64 [a-zA-Z0-9-_.] characters allowed, and the start and end character must be [a-zA-Z0-9]",
     );
   }
-  if (given.Driver?.Name) {
-    throw controlError(
-      "not-implemented",
-      `external ${of.kind} drivers are not supported yet: give the data itself`,
-    );
-  }
+  // Configs have none, in stock: what is given there means nothing.
+  if (given.Driver && of.kind === "secret") refuseDriver(given.Driver.Name);
   // A template driver without a name is none.
   if (given.Templating?.Name && given.Templating.Name !== "golang") {
     throw controlError(

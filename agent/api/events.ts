@@ -12,7 +12,7 @@ import { ClusterError } from "../../core/errors.ts";
 import { type EngineStream, openEngineStream } from "../logs/engine-stream.ts";
 import type { ClusterEvent } from "./cluster-events.ts";
 import type { ApiContext } from "./context.ts";
-import { type Filters, parseFilters } from "./filters.ts";
+import { type Filters, parseAnyFilters } from "./filters.ts";
 
 const ENGINE_TIMEOUT_MS = 20_000;
 /** Streams at once on one manager. */
@@ -61,7 +61,7 @@ export function eventRoutes(context: ApiContext): Hono {
     };
     const isUntil = isBefore(c.req.query("until"), ports.nowMs());
     const isStream = engine.status === 200 && ports.localNode().isManager;
-    const filters = isStream ? judgedFilters(c.req.query("filters")) : new Map();
+    const filters: Filters = (isStream && parseAnyFilters(c.req.query("filters"))) || new Map();
     const body =
       isStream && mayMatch(filters)
         ? mergedBody({
@@ -99,13 +99,6 @@ export function renderEvent(event: ClusterEvent): string {
 }
 
 // ---- filters --------------------------------------------------------------------------------------
-
-/** Filters that the engine has accepted. */
-function judgedFilters(text: string | undefined): Filters {
-  if (text === undefined || text === "") return new Map();
-  const parsed: unknown = JSON.parse(text);
-  return parseFilters(text, typeof parsed === "object" && parsed ? Object.keys(parsed) : []);
-}
 
 /** Filters by kinds of objects that no event of the cluster is about. */
 const ENGINE_KINDS = ["container", "image", "volume", "plugin", "daemon"];

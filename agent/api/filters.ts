@@ -38,6 +38,17 @@ export function parseFilters(text: string | undefined, accepted: readonly string
   return filters;
 }
 
+/** Filters with any keys, for calls that the engine judges; undefined for what cannot be read. */
+export function parseAnyFilters(text: string | undefined): Filters | undefined {
+  try {
+    const parsed: unknown = JSON.parse(text || "{}");
+    return parseFilters(text, typeof parsed === "object" && parsed ? Object.keys(parsed) : []);
+  } catch (error) {
+    if (error instanceof SyntaxError || error instanceof ClusterError) return undefined;
+    throw error;
+  }
+}
+
 function filterValues(given: unknown): string[] | undefined {
   if (Array.isArray(given)) {
     return given.every((value) => typeof value === "string") ? given : undefined;

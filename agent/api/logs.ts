@@ -126,7 +126,8 @@ function parseTail(text: string): number | undefined {
 }
 
 function parseSince(text: string): string | undefined {
-  if (text === "" || text === "0") return undefined;
+  // A time before 1970 is before all that there is.
+  if (text === "" || text === "0" || /^-\d{1,12}$/.test(text)) return undefined;
   if (/^\d{1,12}(?:\.\d{1,9})?$/.test(text)) return text;
   throw new ClusterError(
     "invalid-argument",

@@ -7,7 +7,7 @@ import {
   chooseSubnet6,
   validateSubnet6,
 } from "../../core/allocator/address6.ts";
-import { type ChosenSubnet, chooseSubnet, validateSubnet } from "../../core/allocator/ipam.ts";
+import { chooseSubnet, validateSubnet } from "../../core/allocator/ipam.ts";
 import { encryptionLack } from "../../core/encryption/mesh-keys.ts";
 import { ClusterError } from "../../core/errors.ts";
 import { ENCRYPTED_OPTION, type NetworkSpec } from "../../core/objects/network.ts";

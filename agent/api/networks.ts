@@ -16,10 +16,10 @@ import type { ClusterView } from "../../core/store/view.ts";
 import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
 import { LOCAL_CONFIG_LABEL } from "../reconciler/container-spec.ts";
 import { checkShape, parseBody } from "./body.ts";
-import { type ApiContext, propose } from "./context.ts";
+import { type ApiContext, propose, readIfManager } from "./context.ts";
 import type { EngineRequest } from "./engine.ts";
 import { type Filters, matchesExactly, matchesLabels, parseFilters } from "./filters.ts";
-import { isTruthy, parseFlag } from "./go-values.ts";
+import { isTruthy, omitEmpty, parseFlag } from "./go-values.ts";
 import {
   isLocalDriver,
   isLocalNetworkHere,
@@ -32,7 +32,9 @@ import {
   planNetwork,
   refusePredefinedName,
 } from "./network-plan.ts";
+import { renderNetworkServices, renderPeers } from "./network-members.ts";
 import { passOn } from "./pass-on.ts";
+import { pruneNetworks } from "./prune-networks.ts";
 import { type Json, renderNetwork } from "./render.ts";
 import { networkCreateSchema } from "./spec-schema.ts";
 
@@ -102,22 +104,11 @@ export function networkRoutes(context: ApiContext): Hono {
     }
   });
 
-  // The bridges of the cluster's networks are not the user's to prune: a task may come for them.
-  app.post("/prune", async (c) => {
-    const text = c.req.query("filters") ?? "";
-    // Filters that cannot be read, the engine refuses in its own words.
-    const given = text === "" ? {} : readJson(text);
-    if (!isFilters(given))
-      return forward(context, c, `/networks/prune?filters=${encodeURIComponent(text)}`, "");
-    const known = given["label!"];
-    const labels = Array.isArray(known) ? known : Object.keys(known ?? {});
-    const filters = JSON.stringify({ ...given, "label!": [...labels, NETWORK_ID_LABEL] });
-    return forward(context, c, `/networks/prune?filters=${encodeURIComponent(filters)}`, "");
-  });
+  app.post("/prune", (c) => pruneNetworks(context, c));
 
   app.get("/:id", async (c) => {
     const scope = c.req.query("scope") ?? "";
-    parseFlag("verbose", c.req.query("verbose"));
+    const isVerbose = parseFlag("verbose", c.req.query("verbose"));
     if (!["", "swarm", "local", "global"].includes(scope)) throw notFound(c.req.param("id"));
     const found = await findAny(context, c.req.param("id"), scope);
     if (found.type === "local") {
@@ -135,8 +126,9 @@ export function networkRoutes(context: ApiContext): Hono {
         answer?.status === 200 ? checkShape(await answer.json(), engineNetworkSchema) : undefined;
       return c.json(renderAny(found.network, here));
     }
-    const containers = bridge ? await localContainers(context, bridge.Id) : null;
-    return c.json({ ...renderNetwork(found.network), Containers: containers });
+    if (!bridge) return c.json(renderNetwork(found.network));
+    const containers = await localContainers(context, bridge.Id);
+    return c.json(await renderHere(context, found.network, containers, isVerbose));
   });
 
   app.delete("/:id", async (c) => {
@@ -151,25 +143,6 @@ export function networkRoutes(context: ApiContext): Hono {
     return c.body(null, 204);
   });
   return app;
-}
-
-/** Undefined on nodes that cannot read the cluster's state now: they still have their own networks. */
-async function readIfManager<T>(
-  context: ApiContext,
-  read: (view: ClusterView) => T,
-): Promise<T | undefined> {
-  if (!context.ports.localNode().isManager) return undefined;
-  try {
-    return await context.ports.read(read);
-  } catch (error) {
-    if (
-      error instanceof ClusterError &&
-      ["unavailable", "no-quorum", "deadline"].includes(error.code)
-    ) {
-      return undefined;
-    }
-    throw error;
-  }
 }
 
 function clusterIdOf(network: EngineNetwork): string | undefined {
@@ -251,8 +224,39 @@ async function findAny(context: ApiContext, ref: string, scope: string): Promise
   );
 }
 
-async function localContainers(context: ApiContext, bridgeId: string): Promise<unknown> {
-  const schema = z.looseObject({ Containers: z.record(z.string(), z.unknown()).nullish() });
+const containersSchema = z.record(z.string(), z.looseObject({ EndpointID: z.string().nullish() }));
+type LocalContainers = z.infer<typeof containersSchema>;
+
+/** An overlay network where this node takes part in it: then stock knows more of it. */
+async function renderHere(
+  context: ApiContext,
+  network: Network,
+  containers: LocalContainers | null,
+  isVerbose: boolean,
+): Promise<Json> {
+  const shown = renderNetwork(network);
+  return context.ports.read((view) => ({
+    ...shown,
+    Containers: containers,
+    Labels: shown["Labels"] ?? {},
+    ...omitEmpty({ Peers: renderPeers(network, view) }),
+    ...(isVerbose
+      ? {
+          Services: renderNetworkServices(
+            network,
+            view,
+            (containerId) => containers?.[containerId]?.EndpointID ?? "",
+          ),
+        }
+      : {}),
+  }));
+}
+
+async function localContainers(
+  context: ApiContext,
+  bridgeId: string,
+): Promise<LocalContainers | null> {
+  const schema = z.looseObject({ Containers: containersSchema.nullish() });
   const answer = await context.engine.request(`/networks/${bridgeId}`);
   // Removed since the list was read: then it has no containers here.
   if (answer.status === 404) return null;
@@ -329,20 +333,6 @@ function matchesPart(filters: Filters, key: string, text: string): boolean {
       throw error;
     }
   });
-}
-
-function readJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    if (error instanceof SyntaxError) return undefined;
-    throw error;
-  }
-}
-
-/** As clients send them: lists, or (older ones) objects whose keys are the values. */
-function isFilters(value: unknown): value is Record<string, string[] | Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 async function forward(

@@ -26,9 +26,12 @@ export function nodeRoutes(context: ApiContext): Hono {
   const app = new Hono();
 
   app.get("/", async (c) => {
-    const filters = parseFilters(c.req.query("filters"), FILTERS);
-    checkWords(filters, "role", ["worker", "manager"]);
-    checkWords(filters, "membership", ["accepted", "pending"]);
+    const given = parseFilters(c.req.query("filters"), FILTERS);
+    const filters = new Map([
+      ...given,
+      ...wordsOf(given, "role", ["worker", "manager"]),
+      ...wordsOf(given, "membership", ["accepted", "pending"]),
+    ]);
     const nodes = await ports.read((view) => view.nodes().filter((node) => matches(node, filters)));
     const raft = await raftStatus(context);
     return c.json(nodes.map((node) => renderNode(node, raft)));
@@ -104,10 +107,15 @@ function matches(node: NodeObject, filters: Filters): boolean {
   );
 }
 
-function checkWords(filters: Filters, key: string, words: readonly string[]): void {
-  const unknown = filters.get(key)?.find((value) => !words.includes(value));
-  if (unknown === undefined) return;
-  throw new ClusterError("invalid-argument", `Invalid ${key} filter: '${unknown}'`);
+/** The filter in lower case: case does not matter, as in stock. @throws {ClusterError} invalid-argument */
+function wordsOf(filters: Filters, key: string, words: readonly string[]): [string, string[]][] {
+  const values = filters.get(key);
+  if (!values) return [];
+  const unknown = values.find((value) => !words.includes(value.toLowerCase()));
+  if (unknown !== undefined) {
+    throw new ClusterError("invalid-argument", `Invalid ${key} filter: '${unknown}'`);
+  }
+  return [[key, values.map((value) => value.toLowerCase())]];
 }
 
 function oneOf<W extends string>(field: string, value: string, words: readonly W[]): W {

@@ -28,18 +28,25 @@ export function splitVersion(target: string): { version?: string; path: string }
 /**
  * True when the inner server answers this request. Networks are shared: their list, inspection,
  * creation and removal are merged by us, and a container that is put on one may need an address of the
- * cluster; disconnect concerns this node's containers only, so it is the engine's.
+ * cluster. The engine has other ids for them.
  */
 export function isShoalPath(method: string, target: string): boolean {
   const segments = splitVersion(target).path.split("/").slice(1);
   const [root, second, third] = segments;
   if (root === undefined) return false;
   if (CLUSTER_ROOTS.has(root)) return true;
-  // They may name a network of the cluster (attach.ts).
-  if (root === "containers") return method === "POST" && second === "create" && third === undefined;
+  if (root === "containers" && third === undefined) {
+    // By what only the cluster knows: tasks, and ids of its networks (container-list.ts).
+    if (method === "GET" && second === "json") return /is-task|network/.test(target);
+    // They may name a network of the cluster (attach.ts).
+    return method === "POST" && second === "create";
+  }
   if (root !== "networks") return false;
   if (second === undefined) return method === "GET";
-  if (third !== undefined) return method === "POST" && third === "connect" && segments.length === 3;
+  if (third !== undefined) {
+    const isOurs = third === "connect" || third === "disconnect";
+    return method === "POST" && isOurs && segments.length === 3;
+  }
   if (second === "create" || second === "prune") return method === "POST";
   return method === "GET" || method === "DELETE";
 }

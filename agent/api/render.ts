@@ -40,11 +40,14 @@ function renderMeta(object: ObjectMeta): Json {
   };
 }
 
+/** Numbers of the raft part that are shown also when they are zero. */
+const RAFT_POINTERS = ["KeepOldSnapshots", "ElectionTick", "HeartbeatTick"];
+
 /** ClusterInfo, as in /info. Join tokens are added by GET /swarm only. */
 export function renderCluster(cluster: Cluster, tlsInfo: TlsInfo): Json {
   return {
     ...renderMeta(cluster),
-    Spec: cluster.spec,
+    Spec: { ...cluster.spec, Raft: omitEmpty(cluster.spec.Raft, RAFT_POINTERS) },
     TLSInfo: tlsInfo,
     RootRotationInProgress: cluster.caRotation !== undefined,
     DefaultAddrPool: cluster.addressPools,
@@ -239,7 +242,13 @@ function taskSpecWithWords(spec: TaskSpec): TaskSpec {
   const container = {
     ...ContainerSpec,
     ...(Privileges
-      ? { Privileges: { CredentialSpec: null, SELinuxContext: null, ...Privileges } }
+      ? {
+          Privileges: {
+            ...Privileges,
+            CredentialSpec: withFields(NO_CREDENTIALS, Privileges["CredentialSpec"]),
+            SELinuxContext: withFields(NO_CONTEXT, Privileges["SELinuxContext"]),
+          },
+        }
       : {}),
   };
   return {
@@ -250,6 +259,14 @@ function taskSpecWithWords(spec: TaskSpec): TaskSpec {
       ? { RestartPolicy: { Condition: "any", MaxAttempts: 0, ...spec.RestartPolicy } }
       : {}),
   };
+}
+
+const NO_CREDENTIALS = { Config: "", File: "", Registry: "" };
+const NO_CONTEXT = { Disable: false, User: "", Role: "", Type: "", Level: "" };
+
+/** Go has these fields also when they are empty; null when the whole is not given. */
+function withFields(empty: object, given: unknown): object | null {
+  return typeof given === "object" && given !== null ? { ...empty, ...given } : null;
 }
 
 function endpointWithWords(spec: EndpointSpec): EndpointSpec {

@@ -119,7 +119,7 @@ const containerSpecFields = struct(
     Dir: text,
     User: text,
     Groups: texts,
-    Privileges: record.exactOptional(),
+    Privileges: record.transform((given) => omitEmpty(given)).exactOptional(),
     Init: flag,
     StopSignal: text,
     TTY: flag,

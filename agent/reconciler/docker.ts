@@ -13,7 +13,12 @@ export type ContainerDetails = Dockerode.ContainerInspectInfo & {
   // In the Engine API, not in dockerode's type.
   Config: { StopTimeout?: number };
 };
-export type NetworkSummary = { id: string; name: string; labels: Record<string, string> };
+export type NetworkSummary = {
+  id: string;
+  name: string;
+  labels: Record<string, string>;
+  subnets?: string[];
+};
 export type EngineInfo = {
   name: string;
   version: string;
@@ -153,7 +158,12 @@ export function createDocker(socketPath: string): Docker {
       const list = await call("list networks", (abortSignal) =>
         engine.listNetworks({ filters: { label: [label] }, abortSignal }),
       );
-      return list.map((item) => ({ id: item.Id, name: item.Name, labels: item.Labels ?? {} }));
+      return list.map((item) => ({
+        id: item.Id,
+        name: item.Name,
+        labels: item.Labels ?? {},
+        subnets: (item.IPAM?.Config ?? []).flatMap(({ Subnet }) => Subnet ?? []),
+      }));
     },
     inspectNetwork: (ref) =>
       unlessStatus([404], async () => {

@@ -7,6 +7,7 @@
  */
 import { ClusterError } from "../../core/errors.ts";
 import { isNodeLocal, type Network } from "../../core/objects/network.ts";
+import { cidrsOverlap } from "../../core/store/cidr.ts";
 import { dockerNetworkBody, NETWORK_ID_LABEL, networkMtu } from "../../net/mesh/docker-network.ts";
 import { CLUSTER_ID_LABEL, LOCAL_CONFIG_LABEL } from "./container-spec.ts";
 import type { Docker, NetworkBody } from "./docker.ts";
@@ -17,6 +18,9 @@ export type DockerNetworks = {
   /** Nothing happens when a container (of somebody else) still uses it: it is tried again later. */
   remove(dockerId: string): Promise<void>;
 };
+
+/** The engine's words for a name or a subnet that another network has. */
+const PLACE_TAKEN = /already exists|Pool overlaps/;
 
 /** The engine's name of it: the network's own, for libnetwork orders a container's legs by name. */
 export function dockerNetworkName(network: Network): string {
@@ -39,10 +43,17 @@ export function createDockerNetworks(docker: Docker, underlayMtu: number): Docke
     }
     if (await isPresent(docker, network, clusterId)) return;
     const body = dockerNetworkBody(network, networkMtu(network, underlayMtu));
-    await docker.createNetwork({
-      ...body,
-      Labels: { ...body.Labels, [CLUSTER_ID_LABEL]: clusterId },
-    });
+    try {
+      await docker.createNetwork({
+        ...body,
+        Labels: { ...body.Labels, [CLUSTER_ID_LABEL]: clusterId },
+      });
+    } catch (error) {
+      // Not the end of the task: a removed network goes as soon as its last container has stopped (plan.ts),
+      // perhaps before one could look for it. A network of the user's is waited for in vain, for 30 s.
+      if (!(error instanceof ClusterError) || !PLACE_TAKEN.test(error.message)) throw error;
+      throw new ClusterError("failed-precondition", error.message);
+    }
   };
   return {
     ensure: (network, clusterId) => {
@@ -67,6 +78,18 @@ export function createDockerNetworks(docker: Docker, underlayMtu: number): Docke
 async function isPresent(docker: Docker, network: Network, clusterId: string): Promise<boolean> {
   const present = await docker.listNetworks(`${NETWORK_ID_LABEL}=${network.id}`);
   return present.some((item) => item.labels[CLUSTER_ID_LABEL] === clusterId);
+}
+
+/** True when the engine cannot have both. */
+export function holdsPlaceOf(
+  there: { name: string; subnets?: string[] },
+  network: Network,
+): boolean {
+  const { subnet } = network;
+  return (
+    there.name === dockerNetworkName(network) ||
+    (subnet !== undefined && (there.subnets ?? []).some((other) => cidrsOverlap(other, subnet)))
+  );
 }
 
 /** @throws {ClusterError} docker: no such configuration here, or the engine refuses the network. */

@@ -15,7 +15,7 @@ import {
   TASK_ID_LABEL,
   TASK_NAME_LABEL,
 } from "./container-spec.ts";
-import type { ContainerDetails, Docker } from "./docker.ts";
+import type { ContainerDetails, Docker, NetworkSummary } from "./docker.ts";
 import type { Observed, ObservedContainer, ObservedNetwork } from "./observed.ts";
 
 /** Inspections at once. */
@@ -115,15 +115,19 @@ export function createObserver(docker: Docker): Observer {
   };
 }
 
-function observedNetworks(
-  listed: { id: string; name: string; labels: Record<string, string> }[],
-): Map<string, ObservedNetwork> {
+function observedNetworks(listed: NetworkSummary[]): Map<string, ObservedNetwork> {
   const networks = new Map<string, ObservedNetwork>();
-  for (const { id, name, labels } of listed) {
+  for (const { id, name, labels, subnets = [] } of listed) {
     const networkId = labels[NETWORK_ID_LABEL];
     if (!networkId) continue;
     const isLocal = labels[LOCAL_CONFIG_LABEL] !== undefined;
-    networks.set(networkId, { dockerId: id, name, networkId, ...(isLocal ? { isLocal } : {}) });
+    networks.set(networkId, {
+      dockerId: id,
+      name,
+      networkId,
+      subnets,
+      ...(isLocal ? { isLocal } : {}),
+    });
   }
   return networks;
 }

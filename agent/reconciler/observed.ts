@@ -26,6 +26,8 @@ export type ObservedNetwork = {
   dockerId: string;
   name: string;
   networkId: string;
+  /** What no other network of this engine can have meanwhile. */
+  subnets?: string[];
   /** Of a local driver (core/objects/network.ts, isNodeLocal); else the bridge of an overlay network. */
   isLocal?: true;
 };

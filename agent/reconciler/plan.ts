@@ -7,6 +7,7 @@ import type { UnixMs } from "../../core/ids.ts";
 import type { Network } from "../../core/objects/network.ts";
 import { isTaskDead, type Task } from "../../core/objects/task.ts";
 import { madeNetworkIds } from "./container-spec.ts";
+import { holdsPlaceOf } from "./networks.ts";
 import type { Observed } from "./observed.ts";
 import {
   type Attempt,
@@ -107,21 +108,22 @@ export function planNetworks(
     if (attached.has(name)) used.add(networkId);
   }
   const plan: NetworkPlan = { create: [], remove: [], lastUsedMs: new Map() };
-  const names = new Set([...observed.networks.values()].map(({ name }) => name));
-  /** A removed network's bridge has the name of one that is to be made here: it goes first, and at once. */
-  const awaitedNames = new Set<string>();
+  /** A removed network's bridge has the name or the subnet of one that is to be made here: it goes first, at once. */
+  const awaitedIds = new Set<string>();
   for (const id of used) {
     const network = input.networks.get(id);
     if (!network || observed.networks.has(id)) continue;
-    const name = input.dockerNetworkName(network);
-    if (names.has(name)) awaitedNames.add(name);
-    else plan.create.push(network);
+    const inTheWay = [...observed.networks.values()].filter((other) =>
+      holdsPlaceOf(other, network),
+    );
+    for (const { networkId } of inTheWay) awaitedIds.add(networkId);
+    if (inTheWay.length === 0) plan.create.push(network);
   }
-  for (const [id, { isLocal, name }] of observed.networks) {
+  for (const [id, { isLocal }] of observed.networks) {
     const lastMs = used.has(id) ? nowMs : (input.lastUsedMs.get(id) ?? nowMs);
     plan.lastUsedMs.set(id, lastMs);
     if (used.has(id)) continue;
-    const dueMs = lastMs + (isLocal || awaitedNames.has(name) ? 0 : NETWORK_LINGER_MS);
+    const dueMs = lastMs + (isLocal || awaitedIds.has(id) ? 0 : NETWORK_LINGER_MS);
     if (dueMs <= nowMs) plan.remove.push(id);
     else plan.wakeAtMs = Math.min(dueMs, plan.wakeAtMs ?? dueMs);
   }

@@ -68,7 +68,9 @@ const SETTLE_MS = 300;
 const STATUS_BATCH_MAX = 500;
 const ENGINE_RETRY_MS = 200;
 const ENGINE_RETRY_MS_MAX = 5_000;
-const NETWORK_RETRY_MS = 5_000;
+/** Doubled at each try: the engine lets go of a container's legs a moment after its end. */
+const NETWORK_RETRY_MS = 250;
+const NETWORK_RETRY_MS_MAX = 5_000;
 const WIPE_TIMEOUT_MS = 60_000;
 /** After so long without a manager this node is on its own. */
 const ALONE_MS = 30_000;
@@ -128,7 +130,8 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
   let networksSent: string | undefined;
   let networkLastUsedMs = new Map<string, UnixMs>();
   const networksBusy = new Set<string>();
-  const networkRetryAtMs = new Map<string, UnixMs>();
+  /** Tries to make or drop it, without effect so far. */
+  const networkTries = new Map<string, { count: number; atMs: UnixMs }>();
 
   let isStopped = false;
   let isPassing = false;
@@ -272,6 +275,13 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
     if (!isStopped) scheduleIn(isDue ? WAKE_DELAY_MS : Math.max(delayMs, WAKE_DELAY_MS));
   };
 
+  /** What they wait for may be there now: they need not wait for their next try. */
+  const hastenPreparations = () => {
+    for (const attempt of attempts.values()) {
+      if (attempt.step === "prepare" && !attempt.isFatal) attempt.count = 0;
+    }
+  };
+
   /** @throws {ClusterError} when the engine cannot be observed. */
   const pass = async (): Promise<UnixMs | undefined> => {
     const clusterId = wanted.settings?.clusterId;
@@ -315,6 +325,12 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
     if (asContainers.size > 0) {
       seen = { ...seen, containers: new Map([...seen.containers, ...asContainers]) };
     }
+    for (const id of networkTries.keys()) {
+      if (seen.networks.has(id) !== lastObserved.networks.has(id)) networkTries.delete(id);
+    }
+    const isGone = (id: string) => !seen.networks.has(id);
+    // One may have been in the way of another's name or subnet.
+    if ([...lastObserved.networks.keys()].some(isGone)) hastenPreparations();
     lastObserved = seen;
     return act(seen, clusterId);
   };
@@ -445,7 +461,9 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
   /** Gives the time to try again when it is too early now. */
   const changeNetwork = (id: string, change: () => Promise<void>): UnixMs | undefined => {
     if (networksBusy.has(id)) return undefined;
-    const retryAtMs = networkRetryAtMs.get(id) ?? 0;
+    const { count, atMs } = networkTries.get(id) ?? { count: 0, atMs: 0 };
+    const waitMs = count === 0 ? 0 : NETWORK_RETRY_MS * 2 ** Math.min(count - 1, 10);
+    const retryAtMs = atMs + Math.min(waitMs, NETWORK_RETRY_MS_MAX);
     if (retryAtMs > ports.nowMs()) return retryAtMs;
     networksBusy.add(id);
     change()
@@ -459,7 +477,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       .then(() => {
         networksBusy.delete(id);
         observer.markNetworksStale();
-        networkRetryAtMs.set(id, ports.nowMs() + NETWORK_RETRY_MS);
+        networkTries.set(id, { count: count + 1, atMs: ports.nowMs() });
         wake();
       })
       .catch(crash);
@@ -485,10 +503,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
       for (const key of change.removed) items.delete(key);
       for (const item of change.put) items.set(item.key, item);
       readItems();
-      // What a preparation waits for may have come with it: no need to wait for its next try.
-      for (const attempt of attempts.values()) {
-        if (attempt.step === "prepare" && !attempt.isFatal) attempt.count = 0;
-      }
+      hastenPreparations();
       abortUnwanted();
       wake();
     },
@@ -516,7 +531,7 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
         items.clear();
         for (const item of settings) items.set(item.key, item);
         readItems();
-        networkRetryAtMs.clear();
+        networkTries.clear();
         wake();
         const isDone = await wiped;
         onWiped = undefined;

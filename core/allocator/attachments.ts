@@ -12,7 +12,7 @@ import type { Random } from "../random.ts";
 import type { Draft } from "../store/action.ts";
 import type { ClusterView } from "../store/view.ts";
 import { address6Part } from "./address6.ts";
-import { explainExhaustion, openAddressPools, takeAddress } from "./ipam.ts";
+import { explainExhaustion, openAddressPools, takeAddress, takeGivenAddress } from "./ipam.ts";
 
 /** Of one node: more are a loop that creates containers. */
 export const ATTACHMENTS_PER_NODE_MAX = 1_000;
@@ -23,6 +23,8 @@ export type AttachmentRequest = {
   network: string;
   name: string;
   aliases: string[];
+  /** The one that the user wants. @default the next free one */
+  address?: string;
 };
 
 /**
@@ -30,7 +32,8 @@ export type AttachmentRequest = {
  * refuses to the second (failed-precondition). On a network of a local driver one stands for all
  * containers of the node: then `object` may be one that is there already (`isNew` false).
  * @throws {ClusterError} not-found for an unknown network; forbidden for one that is not attachable;
- * failed-precondition when it has no address left; busy for a node that has too many.
+ * failed-precondition when it has no address left, or not the wanted one; invalid-argument for an
+ * address that it cannot have; busy for a node that has too many.
  */
 export function planAttachment(
   view: ClusterView,
@@ -73,7 +76,9 @@ export function planAttachment(
     return { network, object: known ?? fresh, isNew: known === undefined };
   }
   const pool = openAddressPools(view).get(network.id);
-  const address = pool && takeAddress(pool);
+  const wanted = request.address;
+  const address =
+    pool && (wanted === undefined ? takeAddress(pool) : takeGivenAddress(pool, wanted));
   if (!pool || address === undefined) {
     const why = pool
       ? explainExhaustion(pool)

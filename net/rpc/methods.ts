@@ -124,11 +124,12 @@ export type RpcMethods = {
   };
   /**
    * An address for a container that a user puts on an attachable network of the caller's node; `network`
-   * is a name or an id. Held until `detach`. Without address and gateway the engine chooses them.
+   * is a name or an id. Held until `detach`. Without address and gateway the engine chooses them. A
+   * manager of an older version gives another address than the wanted one.
    */
   attach: {
     role: "worker";
-    params: { network: string; name: string; aliases: string[] };
+    params: { network: string; name: string; aliases: string[]; address?: string };
     /** `address6` where the network has IPv6. */
     result: {
       id: string;

@@ -46,9 +46,10 @@ export const NOTE_ROLES: { [N in RpcNote]: RpcNotes[N]["role"] } = {
   "logs-end": "worker",
 };
 
-/** Names of one container on a network, and addresses given back at once. */
 /** Of a sealed message between hosts that form a cluster; the largest holds two join tokens. */
 export const FORM_BYTES_MAX = 4_096;
+
+/** Names of one container on a network, and addresses given back at once. */
 const ALIASES_MAX = 100;
 export const DETACH_MAX = 1_000;
 
@@ -144,6 +145,7 @@ export const PARAMS_SCHEMAS: { [M in RpcMethod]: z.ZodType<RpcMethods[M]["params
     network: shortText,
     name: shortText,
     aliases: z.array(shortText).max(ALIASES_MAX),
+    address: shortText.exactOptional(),
   }),
   detach: z.object({ ids: z.array(shortText).max(DETACH_MAX) }),
   "mesh-state": z.object({ encryption }),

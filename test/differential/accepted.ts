@@ -231,6 +231,13 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
     stock: /^\[(\{"Action":"\w+",[^[\]]*"Type":"secret"[^[\]]*\},?)+\]$/,
     shoal: /^\[\]$/,
   },
+  {
+    reason: "What the allocator adds to a service is no news",
+    name: /^events\/rare: a stack$/,
+    where: /^body\[\]$/,
+    stock: /^\[\{"Action":"update","Actor":\{"Attributes":\{"name":"evs_web"\}/,
+    shoal: /^\[\]$/,
+  },
   // ---- services -------------------------------------------------------------------------------
   {
     reason:
@@ -239,12 +246,12 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
     where: /^result$/,
     stock: /^(201 \{"ID":"<id>"\}|0 <id>)$/,
     shoal:
-      /(Jobs may not have a rollback config|cannot be negative|npipe mounts are for Windows|mount target must be provided|its source must be provided|it cannot have a source|invalid (port protocol|publish mode)|PublishedPort: Too big|a target port must be provided|network "net" is listed twice|Preferences\.0\.Spread)/,
+      /(Jobs may not have a rollback config|cannot be negative|npipe mounts are for Windows|mount target must be provided|its source must be provided|it cannot have a source|invalid (port protocol|publish mode)|PublishedPort: Too big|a target port must be provided|network "\w+" is listed twice|maxfailureratio cannot be|Preferences\.0\.Spread)/,
   },
   {
     reason:
       "Update and rollback settings are not shown of a job: sent back, they would be refused, also by stock",
-    where: /\.Spec\.(Update|Rollback)Config$/,
+    where: /(\.Spec|^stdout)\.(Update|Rollback)Config$/,
     stock: /^\{"FailureAction":"pause","MaxFailureRatio":0,"Monitor":5000000000,/,
     shoal: /^\(absent\)$/,
   },
@@ -269,9 +276,9 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
   {
     reason: "The words for a template that is wrong are ours: they name what can be used",
     name: /template/,
-    where: /^body\.message$/,
-    stock: /desc = expanding (env|hostname) failed: /,
-    shoal: /desc = expanding (env|hostname) failed: Cannot expand template /,
+    where: /^(body\.message|stderr)$/,
+    stock: /desc = expanding (env|hostname|mounts) failed: /,
+    shoal: /desc = expanding (env|hostname|mount source) failed: Cannot expand template /,
   },
   {
     reason: "Attachments by hand are not there (501)",
@@ -306,9 +313,9 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
   },
   {
     reason: "Network none works for services",
-    name: /^service\/references: network none$/,
-    stock: /^404 /,
-    shoal: /^20[01] /,
+    name: /^service\/references: network none$|--network none$/,
+    stock: /^(404 |1 Error response from daemon: network none not found)/,
+    shoal: /^(20[01] |0 <svc>)/,
   },
   {
     reason: "Networks in the place of API 1.24 are shown in today's, as newer engines store them",
@@ -323,10 +330,43 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
     stock: /^(400 mismatched Runtime|\(absent\)$|"b"$)/,
     shoal: /^(200 |\(absent\)$|"b"$|\{"Message":"manually requested rollback")/,
   },
+  {
+    reason: "A mount of an image is there where the engine has it; stock refuses it at any version",
+    name: /--mount type=image$/,
+    stock: /invalid MountType: "image"/,
+    shoal: /^0 <id>$/,
+  },
+  {
+    reason: "Cluster volumes (CSI) are known, and told to be missing",
+    name: /--mount type=cluster$/,
+    stock: /invalid MountType: "cluster"/,
+    shoal: /cluster volumes \(CSI\) are not supported yet/,
+  },
+  {
+    reason: "A rollback's failure ratio is looked at, too, and before the name is",
+    name: /--rollback-max-failure-ratio, bad$/,
+    where: /^stderr$/,
+    stock: /service s1 already exists/,
+    shoal: /maxfailureratio cannot be less than 0 or bigger than 1/,
+  },
+  {
+    reason: "Labels of services by their name work in templates; stock checks them without any",
+    name: /templates everywhere$/,
+    stock: /<.Service.Labels.x>: map has no entry|^1 \[\] Error: no such service: s1/,
+    shoal: /^0 /,
+  },
+  {
+    reason:
+      "Logs have their type also while there are none; stock sends its head with the first line",
+    name: /logs, flags$/,
+    where: /^header content-type$/,
+    stock: /^\(absent\)$/,
+    shoal: /^application\/vnd\.docker\.raw-stream$/,
+  },
   // ---- tasks ----------------------------------------------------------------------------------
   {
     reason: "Containers carry two labels by which the agent knows its own",
-    where: /^stdout(\[\])?\.shoal\.(cluster|task)\.id$/,
+    where: /^stdout(\[\])?\.(Labels\.)?shoal\.(cluster|task)\.id$/,
     stock: /^\(absent\)$/,
     shoal: /^"<(id|task)>"$/,
   },
@@ -350,6 +390,81 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
     name: /^managers: a manager does not leave unasked$/,
     stock: /leaves 1 managers out of 2\. Without a Raft quorum/,
     shoal: /participating as a manager\. The only way to restore/,
+  },
+  // ---- containers of tasks, and beside them ---------------------------------------------------
+  {
+    reason: "Containers are made through the engine's API, which fills in what stock leaves empty",
+    name: /^(beside\/container: inspect|inside: every option)/,
+    where: /^stdout\.(RestartPolicy\.Name|Ulimits|PortBindings)$/,
+    stock: /^(""|\[\]|\{\})$/,
+    shoal: /^("no"|null)$/,
+  },
+  {
+    reason: "Secrets and configs come by mounts, which the engine shows",
+    name: /^inside: (secrets and configs|templates)$/,
+    where: /^stdout$/,
+    stock: /^(0|volume v-1 \/d-s1 local true;)$/,
+    shoal: /^(5|volume v-1 \/d-s1 local true;bind {2}\/in-t {2}false;)$/,
+  },
+  {
+    reason: "A container knows its grace period: docker stop keeps to it, too",
+    where: /\.StopTimeout$/,
+    stock: /^\(absent\)$/,
+    shoal: /^1$/,
+  },
+  {
+    reason: "On an overlay network the mesh of the node answers names, at the network's gateway",
+    name: /^beside\/container: inspect/,
+    where: /^stdout\.(Dns|NetworkMode)$/,
+    stock: /^(null|"default")$/,
+    shoal: /^(\["<ip>"\]|"na3")$/,
+  },
+  {
+    reason: "Published ports need no leg on ingress",
+    name: /^beside\/container: inspect, with/,
+    where: /^stdout$/,
+    stock: /\bingress\b/,
+    shoal: /^(?!.*ingress).*\bna3\b/,
+  },
+  {
+    reason: "The address on an overlay network is there as soon as the container is",
+    name: /^beside\/network: create, then start$/,
+    stock: /^na17 null$/,
+    shoal: /^na17 \{"IPv4Address":"<ip>"\}$/,
+  },
+  {
+    reason: "A container of the user's is named where it holds a network",
+    name: /^(beside\/network: a container on|networks\/rare: in use by a container)/,
+    where: /^stderr$/,
+    stock: /is in use by (service|task) <\w+>/,
+    shoal: /is in use by container r?c\d of node <node>/,
+  },
+  {
+    reason: "Networks have no endpoints of a load balancer",
+    name: /^beside\/network: inspect with a task on it$/,
+    where: /^stdout$/,
+    stock: /^(?=.*s1\.1\.<id>).*na20-endpoint/,
+    shoal: /^s1\.1\.<id>$/,
+  },
+  {
+    reason: "There is no docker_gwbridge: the node's own bridge is the way out",
+    name: /^beside\/network: ls of local ones$/,
+    stock: /docker_gwbridge/,
+    shoal: /^(?![\s\S]*docker_gwbridge[^ ]*$)/,
+  },
+  {
+    reason:
+      "A network that a service uses is not dangling; stock looks at the node's containers only",
+    name: /^beside\/network: ls of what a service uses$/,
+    stock: /^(na22)?$/,
+    shoal: /^(na22)?$/,
+  },
+  {
+    reason: "What the user did wrong is a 4xx, to clients too (logs of no stream)",
+    name: /^client: docker-py$/,
+    where: /^stdout\[\]\.value\[\]$/,
+    stock: /^500$/,
+    shoal: /^400$/,
   },
   // ---- secrets and configs --------------------------------------------------------------------
   {
@@ -394,7 +509,7 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
   },
   {
     reason:
-      "Not there, and said so: IP ranges, several subnets, encryption that no node's kernel has, other drivers",
+      "Not there, and said so: several subnets of a family, encryption that no node's kernel has, other drivers",
     name: /^network\//,
     where: /^result$/,
     stock: /^(0|201|200|400) /,
@@ -413,6 +528,13 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
     name: /create with config from/,
     stock: /^201 /,
     shoal: /not made from a node's nosuch: give its subnet/,
+  },
+  {
+    reason: "There are no IPAM plugins, so that options for them mean nothing",
+    name: /^networks\/rare: create, long flags$/,
+    where: /^(stdout|result)$/,
+    stock: /^\{"a":"b",/,
+    shoal: /^null$/,
   },
   {
     reason: "A configuration that a node lacks is told with what to do",
@@ -474,7 +596,7 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
   },
   {
     reason: "A network that is not attachable is told with what to do",
-    name: /on an overlay that is not attachable|container on one that is not attachable/,
+    name: /on an overlay that is not attachable|container on one that is not attachable|run on ingress/,
     stock: /PermissionDenied desc = network \w+ not manually attachable/,
     shoal: /network \w+ not manually attachable: create it with --attachable/,
   },

@@ -3,9 +3,13 @@ import { waitFor } from "../../scripts/lab/command.ts";
 import { startRegistry } from "../../scripts/lab/registry.ts";
 import type { Case } from "./case.ts";
 import { API_CASES } from "./cases/api.ts";
+import { API_RARE_CASES } from "./cases/api-rare.ts";
 import { API_SERVICE_CASES } from "./cases/api-service.ts";
+import { BESIDE_CASES } from "./cases/beside.ts";
+import { CLIENT_CASES } from "./cases/clients.ts";
 import { DATA_CASES } from "./cases/data.ts";
 import { INACTIVE_CASES } from "./cases/inactive.ts";
+import { INSIDE_CASES } from "./cases/inside.ts";
 import { LEAVE_CASES } from "./cases/leave.ts";
 import { LOCKED_CASES } from "./cases/locked.ts";
 import { MANAGER_CASES } from "./cases/managers.ts";
@@ -14,7 +18,9 @@ import { NODE_CASES } from "./cases/node.ts";
 import { PAIR_CASES } from "./cases/pair.ts";
 import { REGISTRY_CASES } from "./cases/registry.ts";
 import { SERVICE_CASES } from "./cases/service.ts";
+import { SERVICE_RARE_CASES } from "./cases/service-rare.ts";
 import { SERVICE_UPDATE_CASES } from "./cases/service-update.ts";
+import { STACK_RARE_CASES } from "./cases/stack-rare.ts";
 import { STACK_CASES } from "./cases/stack.ts";
 import { CA_CASES, SWARM_CASES } from "./cases/swarm.ts";
 import { JOB_CASES, TASK_CASES } from "./cases/task.ts";
@@ -85,6 +91,12 @@ export const PHASES: readonly Phase[] = [
       ...SERVICE_CASES,
       ...SERVICE_UPDATE_CASES,
       ...STACK_CASES,
+      ...STACK_RARE_CASES,
+      ...SERVICE_RARE_CASES,
+      ...API_RARE_CASES,
+      ...CLIENT_CASES,
+      ...BESIDE_CASES,
+      ...INSIDE_CASES,
       ...JOB_CASES,
       ...CA_CASES,
     ],

@@ -51,7 +51,7 @@ describeLab("attachable networks", { hosts: 2, agents: true }, (made) => {
     for (const [flags, text] of [
       ["--network closed", "not manually attachable"],
       ["--network nowhere", "network nowhere not found"],
-      ["--network shop --ip 10.0.1.77", "leave --ip out"],
+      ["--network shop --ip 10.9.9.9", "choose another one"],
     ] as const) {
       const command = ["docker", "run", "--rm", ...flags.split(" "), "lab:latest", "true"];
       const result = await lab.host(2).tryRun(command);

@@ -78,16 +78,25 @@ describe("POST /containers/create", () => {
     expect(field(own.body, "message")).toContain("leave --ip6 out");
   });
 
-  test("an address of the user's own, or a network that is not attachable, is refused", async () => {
+  test("an address of the user's own is given, if it is free", async () => {
     const wish = { IPAMConfig: { IPv4Address: "10.0.1.9" } };
-    const own = await createContainer({
+    const body = {
       HostConfig: { NetworkMode: "net1" },
       NetworkingConfig: { EndpointsConfig: { net1: wish } },
+    };
+    const own = await createContainer(body);
+    expect(at(own.body, "got")).toMatchObject({
+      NetworkingConfig: { EndpointsConfig: { net1: wish } },
     });
-    expect([own.status, field(own.body, "message")]).toEqual([
+    expect(attachments()).toMatchObject([{ address: "10.0.1.9" }]);
+    const twice = await createContainer(body);
+    expect([twice.status, field(twice.body, "message")]).toEqual([
       400,
-      "Cannot give address 10.0.1.9 on network net1: the cluster chooses addresses of overlay networks; leave --ip out",
+      "Address already in use: 10.0.1.9 on network net1; choose another one, or leave it to the cluster",
     ]);
+  });
+
+  test("a network that is not attachable is refused", async () => {
     const ingress = await createContainer({ HostConfig: { NetworkMode: "ingress" } });
     expect(ingress.status).toBe(403);
     expect(field(ingress.body, "message")).toContain("not manually attachable");
@@ -159,16 +168,14 @@ describe("POST /networks/{id}/connect", () => {
   });
 });
 
-describe("POST /networks/prune", () => {
+describe("POST /networks/{id}/disconnect", () => {
   test.each([
-    ["", { "label!": ["shoal.network.id"] }],
-    ['{"until":["24h"]}', { until: ["24h"], "label!": ["shoal.network.id"] }],
-    ['{"label!":{"keep":true}}', { "label!": ["keep", "shoal.network.id"] }],
-  ])("with filters %s leaves the cluster's networks alone", async (filters, passed) => {
-    const query = filters === "" ? "" : `?filters=${encodeURIComponent(filters)}`;
-    await lab.call("POST", `/networks/prune${query}`);
-    const asked = new URL(`http://x${lab.engine.requests.at(-1)?.slice("POST ".length) ?? ""}`);
-    expect(asked.pathname).toBe("/networks/prune");
-    expect(JSON.parse(asked.searchParams.get("filters") ?? "")).toEqual(passed);
+    [NET1_ID, "net1"],
+    ["net1", "net1"],
+    ["own", "own"],
+    ["bridge", "bridge"],
+  ])("of %s is the engine's, by the name that it knows", async (ref, name) => {
+    await lab.call("POST", `/v1.41/networks/${ref}/disconnect`, { Container: "c2" });
+    expect(lab.engine.requests.at(-1)).toBe(`POST /v1.41/networks/${name}/disconnect`);
   });
 });

@@ -58,12 +58,6 @@ describe.each(KINDS)("/$root", ({ root, kind, golden, max, showsData }) => {
     ["large data", { Data: base64("x".repeat(max)) }, 400, `${kind} data must be larger than 0`],
     ["no base64", { Data: "no base64!" }, 400, "invalid value for Data: illegal base64 data"],
     [
-      "a driver",
-      { Driver: { Name: "vault" } },
-      501,
-      `external ${kind} drivers are not supported yet`,
-    ],
-    [
       "an unknown template",
       { Templating: { Name: "perl" } },
       400,
@@ -73,6 +67,13 @@ describe.each(KINDS)("/$root", ({ root, kind, golden, max, showsData }) => {
     const answer = await create(set);
     expect(answer.status).toBe(status);
     expect(field(answer.body, "message")).toContain(message);
+  });
+
+  test("create takes a driver for data of secrets only", async () => {
+    const answer = await create({ Driver: { Name: "vault" } });
+    expect(answer.status).toBe(kind === "secret" ? 501 : 201);
+    const nameless = await create({ Driver: {}, Name: "two" });
+    expect(nameless.status).toBe(kind === "secret" ? 400 : 201);
   });
 
   test("create takes the largest data", async () => {

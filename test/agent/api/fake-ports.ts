@@ -315,6 +315,7 @@ export const BRIDGE = {
   Id: "b".repeat(64),
   Scope: "local",
   Driver: "bridge",
+  Created: "",
   Labels: {},
   Containers: {},
 };
@@ -364,6 +365,7 @@ export function startFakeEngine(): FakeEngine {
       if (url.pathname.endsWith("/connect")) return answer({ got: await request.json() });
       if (root !== "networks") return answer({ message: "page not found" }, 404);
       if (ref === undefined) return answer(engine.networks);
+      if (ref === "prune") return answer({ NetworksDeleted: null });
       if (ref === "create")
         return answer({ Id: "new", Warning: "", got: await request.json() }, 201);
       const found = engine.networks.find((one) => one["Id"] === ref || one["Name"] === ref);

@@ -5,7 +5,9 @@ import {
   INGRESS_ID,
   makeLocalNetwork,
   makeNode,
+  makeTask,
   NET1_ID,
+  NODE_ID,
   notManager,
 } from "./fake-ports.ts";
 import golden from "./golden/networks.json" with { type: "json" };
@@ -101,6 +103,40 @@ describe("GET /networks/{id}", () => {
       expect(body).toMatchObject({ Id: NET1_ID, Driver: "overlay", Scope: "swarm" });
       expect(at(body, "Containers")).toEqual(NET1_BRIDGE.Containers);
     }
+  });
+
+  test("where this node takes part in it, tells who else does", async () => {
+    lab.engine.networks.push({
+      ...NET1_BRIDGE,
+      Containers: { c0ffee: { Name: "web.1.x", EndpointID: "e1" } },
+    });
+    const id = await lab.createService({
+      Name: "web",
+      TaskTemplate: { ContainerSpec: { Image: "a" }, Networks: [{ Target: NET1_ID }] },
+    });
+    const service = lab.ports.rows.service(id);
+    if (!service) throw new Error("no service");
+    const networks = [{ networkId: NET1_ID, address: "10.0.1.5", aliases: [] }];
+    lab.ports.put("task", makeTask(service, "t1", { networks }));
+    const { body } = await lab.call("GET", "/networks/net1");
+    expect(body).toMatchObject({ Peers: [{ Name: NODE_ID.slice(0, 12), IP: "192.168.77.10" }] });
+    expect(at(body, "Services")).toBeUndefined();
+    const verbose = await lab.call("GET", "/networks/net1?verbose=1");
+    expect(at(verbose.body, "Services")).toEqual({
+      web: {
+        VIP: "<nil>",
+        Ports: [],
+        LocalLBIndex: 0,
+        Tasks: [
+          {
+            Name: "web.1.t1",
+            EndpointID: "e1",
+            EndpointIP: "10.0.1.5",
+            Info: { "Host IP": "192.168.77.10" },
+          },
+        ],
+      },
+    });
   });
 
   test("prefers the engine's own bridge and host, but for scope=swarm", async () => {

@@ -1,5 +1,6 @@
 /** Networks of local drivers; bridges of overlay networks are in reconciler.test.ts, on an engine. */
 import { expect, test } from "bun:test";
+import { ClusterError } from "../../../core/errors.ts";
 import type { Docker, NetworkDetails } from "../../../agent/reconciler/docker.ts";
 import { createDockerNetworks } from "../../../agent/reconciler/networks.ts";
 import { aNetwork } from "./wanted.ts";
@@ -60,4 +61,27 @@ test("a node without the configuration says what is missing and what to do", asy
   expect(await refusal({ cfg: { ConfigOnly: false } })).toContain(
     '"cfg" is not a configuration network on this node',
   );
+});
+
+test("another network that has the name or the subnet is waited for", async () => {
+  const wanted = aNetwork("new", { name: "net" });
+  const refusal = (text: string) => {
+    const docker = {
+      listNetworks: async () => [],
+      createNetwork: async () => {
+        throw new ClusterError("docker", text);
+      },
+      // The part of the port that is used here.
+    } as unknown as Docker;
+    const ensured = createDockerNetworks(docker, 1500).ensure(wanted, "cluster1");
+    return ensured.then(
+      () => "made",
+      (error: unknown) => (error instanceof ClusterError ? error.code : "other"),
+    );
+  };
+  expect(await refusal("network with name net already exists")).toBe("failed-precondition");
+  expect(await refusal("Pool overlaps with other one on this address space")).toBe(
+    "failed-precondition",
+  );
+  expect(await refusal("no such driver")).toBe("docker");
 });

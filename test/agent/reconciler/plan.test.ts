@@ -251,6 +251,27 @@ describe("planNetworks()", () => {
     expect([plan.remove, plan.create]).toEqual([["gone"], []]);
   });
 
+  test("drops one at once whose subnet a new network has, and makes that afterwards", () => {
+    const tasks = new Map([["a", aTask("a", attached)]]);
+    const old = { dockerId: "d9", name: "before", networkId: "gone" };
+    const planned = (subnet: string) =>
+      planNetworks({
+        ...planInput({
+          tasks,
+          nowMs: 1_000,
+          observed: {
+            containers: new Map(),
+            networks: new Map([["gone", { ...old, subnets: [subnet] }]]),
+          },
+        }),
+        lastUsedMs: new Map([["gone", 1_000]]),
+      });
+    const inTheWay = planned(network.subnet ?? "");
+    expect([inTheWay.remove, inTheWay.create]).toEqual([["gone"], []]);
+    const elsewhere = planned("192.168.5.0/24");
+    expect([elsewhere.remove, elsewhere.create]).toEqual([[], [network]]);
+  });
+
   test("drops one of a local driver as soon as it is unused", () => {
     const local = new Map([
       ["netm", { dockerId: "d2", name: "mv", networkId: "netm", isLocal: true as const }],

@@ -66,6 +66,23 @@ test("each container gets an address of its own, until there is none", () => {
   expect(() => attach("c6")).toThrow("could not find an available IP");
 });
 
+test("the address that a user wants is given, unless it is taken or nobody can have it", () => {
+  const { rows } = withNetwork("10.9.0.0/24");
+  const ask = (address: string) =>
+    planAttachment(
+      rows,
+      { nodeId: "n1", network: "net", name: "c", aliases: [], address },
+      seededRandom(1),
+    ).object;
+  const given = ask("10.9.0.77");
+  expect(given.address).toBe("10.9.0.77");
+  applyOrThrow(rows, create("attachment", given));
+  expect(() => ask("10.9.0.77")).toThrow("Address already in use: 10.9.0.77");
+  expect(() => ask("10.9.0.1")).toThrow("it is the gateway's");
+  expect(() => ask("10.9.0.255")).toThrow("it is none of 10.9.0.0/24");
+  expect(() => ask("nonsense")).toThrow("it is none of 10.9.0.0/24");
+});
+
 test("a network that is unknown, or not attachable, is refused", () => {
   const { rows, attach } = withNetwork("10.9.0.0/24", false);
   expect(() => attach("c")).toThrow("not manually attachable");

@@ -1,0 +1,440 @@
+/** What few clients ask: HTTP's corners, events with all their filters, odd references and filters. */
+import {
+  type Case,
+  create,
+  del,
+  filters,
+  get,
+  http,
+  post,
+  setup,
+  sh,
+  spec,
+  table,
+} from "../case.ts";
+
+const SOCKET = "--unix-socket ${DOCKER_HOST#unix://}";
+/** An answer's head, as far as both engines promise it. */
+const head = (line: string) =>
+  sh(
+    `curl -s -o /dev/null -D - ${SOCKET} ${line} | tr -d '\\r' | grep -v -i -e '^date:' -e '^content-length:' -e '^transfer-encoding:' -e '^swarm:' -e '^docker-experimental:' -e '^$' | sed 's/^\\([A-Za-z-]*\\):/\\L\\1:/' | sort`,
+  );
+const status = (line: string) => sh(`curl -s -o /dev/null -w '%{http_code}' ${SOCKET} ${line}`);
+const events = (given: unknown, query = "") =>
+  get(`/events?since=$t&until=$u&${filters(given)}${query}`, {
+    volatile: /Attributes\.(?:leader|reachability)/,
+  });
+const clock = (save: string) => setup("sleep 0.3; date +%s.%N", { save });
+
+export const API_RARE_CASES: readonly Case[] = [
+  ...table("http", {
+    "heads of lists and objects": [
+      "http://d/services",
+      "http://d/v1.41/nodes",
+      "http://d/services/nosuch",
+      "http://d/swarm",
+      "http://d/_ping",
+      "-X HEAD -I http://d/_ping",
+      "http://d/version",
+      "http://d/info",
+      "http://d/nosuch",
+      "http://d/networks",
+      "http://d/v1.41/secrets",
+      "http://d/v9.9/secrets",
+      "http://d/containers/json",
+    ].map(head),
+    "heads of changes": [
+      setup(create("--name s1 --replicas 0"), { save: "svc" }),
+      head("-X DELETE http://d/services/s1"),
+      head("-X DELETE http://d/services/s1"),
+      head("-X POST -H 'Content-Type: application/json' -d '{}' http://d/services/create"),
+      head(
+        `-X POST -H 'Content-Type: application/json' -d '{"Name":"c1","Data":"eA=="}' http://d/configs/create`,
+      ),
+      head("-X DELETE http://d/configs/c1"),
+      head("-X POST http://d/swarm/leave"),
+    ],
+    "protocol versions": [
+      status("--http1.0 http://d/services"),
+      status("--http1.1 http://d/services"),
+      status("-H 'Host: anything.example' http://d/services"),
+      status("-H 'Connection: close' http://d/services"),
+      status("-H 'Accept: text/html' http://d/services"),
+      status("-H 'Accept-Encoding: gzip' http://d/services"),
+      status(
+        "-H 'Expect: 100-continue' -d '{}' -H 'Content-Type: application/json' http://d/secrets/create",
+      ),
+      status(
+        "-H 'Transfer-Encoding: chunked' -d '{}' -H 'Content-Type: application/json' http://d/secrets/create",
+      ),
+      status("-H 'Origin: http://evil.example' http://d/services"),
+    ],
+    "several calls on one connection": [
+      sh(
+        `curl -s ${SOCKET} http://d/services http://d/containers/nosuch/json http://d/secrets http://d/_ping http://d/configs`,
+      ),
+    ],
+    "version prefixes": [
+      get("/v1.41/"),
+      get("/v1.41"),
+      get("/v01.41/services"),
+      get("/v1.041/services"),
+      get("/V1.41/services"),
+      get("/v1.24/_ping"),
+      get("/v1.41/version", { volatile: /Components|Details|KernelVersion/ }),
+      get("/v1.30/info", { volatile: /^body\.(?!Swarm)/ }),
+    ],
+    "paths in another case": [get("/Services"), get("/SERVICES"), get("/swarm/UnlockKey")],
+    "query strings, odd": [
+      get("/services?"),
+      get("/services?&&"),
+      get("/services?filters"),
+      get("/services?Filters=nonsense"),
+      get(
+        "/services?filters=%7B%22name%22%3A%5B%22x%22%5D%7D&filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D",
+      ),
+      get("/services?nosuch=1"),
+      get("/nodes?filters=%7B%22name%22%3A%22x%22%7D"),
+      get("/services?status=TRUE"),
+      get("/services?status=yes"),
+      get("/services?status="),
+    ],
+    "flags as Go reads them": [
+      post("/services/create", spec("s1"), { save: "svc" }),
+      ...["1", "true", "True", "TRUE", "t", "yes", "0", "false", "no", "none", "", "2"].map(
+        (word) => get(`/services?status=${word}`),
+      ),
+      ...["1", "True", "t", "no", "x"].map((word) => get(`/services/s1?insertDefaults=${word}`)),
+    ],
+    "deletes with bodies and queries": [
+      post("/services/create", spec("s1")),
+      http("DELETE", "/services/s1?force=1", {}),
+      http("DELETE", "/secrets/nosuch?x=y"),
+    ],
+    "very many at once": [
+      sh(
+        `for I in 1 2 3 4 5 6 7 8 9 10; do curl -s -o /dev/null -w '%{http_code} ' ${SOCKET} http://d/nodes & done; wait`,
+      ),
+    ],
+  }),
+  ...table("references", {
+    "node by the beginning of its id": [
+      sh("docker node inspect -f '{{.Description.Hostname}}' $(docker node ls -q | cut -c1-5)"),
+      sh("docker node ps --filter name=nosuch $(docker node ls -q | cut -c1-5)"),
+      sh("docker node update --label-add q=1 $(docker node ls -q | cut -c1-5) | wc -c"),
+      setup("docker node update --label-rm q h1"),
+      sh("docker node inspect H1"),
+      get("/nodes/self"),
+    ],
+    "secret and config by the beginning of its id": ["secret", "config"].flatMap((kind) => [
+      setup(`printf x | docker ${kind} create one -`, { save: kind }),
+      sh(`docker ${kind} inspect -f '{{.Spec.Name}}' $(docker ${kind} ls -q | cut -c1-6)`),
+      sh(`docker ${kind} rm $(docker ${kind} ls -q | cut -c1-6) | wc -c`),
+    ]),
+    "network by the beginning of its id": [
+      setup("docker network create -d overlay r1", { save: "net" }),
+      sh(
+        "docker network inspect -f '{{.Name}}' $(docker network ls -q --filter name=r1 | cut -c1-6)",
+      ),
+      sh("docker network rm $(docker network ls -q --filter name=r1 | cut -c1-6) | wc -c"),
+    ],
+    "several, some of them none": [
+      setup("printf x | docker secret create one -", { save: "it" }),
+      sh("docker secret inspect -f '{{.Spec.Name}}' nosuch one"),
+      sh("docker secret rm nosuch one alsonot"),
+      sh("docker config inspect nosuch alsonot"),
+      sh("docker node inspect -f '{{.Description.Hostname}}' nosuch h1"),
+      sh("docker node promote nosuch h1"),
+      sh("docker node demote h1 nosuch"),
+      sh("docker node update --availability active h1 h2"),
+      sh("docker node rm nosuch h1"),
+      sh("docker node ps --filter name=nosuch nosuch h1"),
+    ],
+    "two secrets whose names begin alike": [
+      setup("printf x | docker secret create web -", { save: "it" }),
+      setup("printf x | docker secret create web2 -", { save: "it2" }),
+      get("/secrets/web"),
+      get("/secrets/we"),
+      sh("docker secret ls --filter name=web --format '{{.Name}}'"),
+      sh("docker secret ls --filter name=web2 --filter name=nosuch --format '{{.Name}}'"),
+      sh("docker secret ls --quiet | wc -l"),
+      get(`/secrets?${filters({ names: ["web", "web2"] })}`),
+    ],
+    "empty references": [
+      sh("docker service inspect ''"),
+      sh("docker node inspect ''"),
+      sh("docker secret inspect ''"),
+      sh("docker network inspect ''"),
+      sh("docker service rm ''"),
+      sh("docker service ps ''"),
+      sh("docker stack rm ''"),
+    ],
+    "the order of lists": [
+      ...["zz", "aa", "mm", "a10", "a9"].map((name) =>
+        setup(
+          `printf x | docker secret create ${name} - && printf x | docker config create ${name} - && docker network create -d overlay o-${name}`,
+          { save: `it${name}` },
+        ),
+      ),
+      sh("docker secret ls --format '{{.Name}}'"),
+      sh("docker config ls --format '{{.Name}}'"),
+      sh("docker network ls --format '{{.Name}}'", { volatile: /stdout/ }),
+      sh("docker network ls --filter driver=overlay --format '{{.Name}}'"),
+      sh("docker secret ls --format '{{.CreatedAt}} {{.UpdatedAt}} {{.Driver}}'"),
+    ],
+  }),
+  ...table("secret/rare", {
+    "create with a driver": [post("/secrets/create", { Name: "one", Driver: { Name: "" } })],
+    "create with odd labels": [
+      sh("printf x | docker secret create -l a=b=c -l d= -l e one -", { save: "it" }),
+      sh("docker secret inspect -f '{{json .Spec.Labels}}' one"),
+      sh("docker secret inspect --pretty one"),
+      sh("docker secret inspect --format '{{.Nosuch}}' one"),
+      sh("docker secret ls --format '{{.Label \"a\"}}'"),
+      sh("docker secret ls --format json", { volatile: /Labels/ }),
+    ],
+    "config, pretty, with data of several lines": [
+      sh("printf 'a\\nb\\n' | docker config create -l x=y one -", { save: "it" }),
+      sh("docker config inspect --pretty one"),
+      sh("docker config inspect -f '{{printf \"%s\" .Spec.Data}}' one"),
+      sh("docker config ls --format '{{.Label \"x\"}} {{.CreatedAt}}'"),
+    ],
+    "spec with nothing but a name": [
+      post("/configs/create", { Name: "one", Data: null }),
+      post("/configs/create", { Name: "one", Data: "eA==", Labels: {} }, { save: "it" }),
+      get("/configs/one"),
+      get("/v1.24/configs/one"),
+      get("/v1.30/secrets"),
+      get("/v1.24/secrets"),
+    ],
+    "update, as clients do": [
+      post("/secrets/create", { Name: "one", Data: "eA==" }, { save: "it" }),
+      get("/secrets/one", { save: "v", pick: "Version.Index", setup: true }),
+      post("/secrets/$it/update?version=$v", { Name: "one", Labels: { a: "b" } }),
+      post("/secrets/$it/update?version=$v", { Name: "one", Labels: { a: "c" } }),
+      get("/secrets/one"),
+      post("/secrets/one/update?version=0", { Name: "one" }),
+      post("/secrets/one/update?version=", { Name: "one" }),
+      post("/secrets/one/update?version=99999999999999999999", { Name: "one" }),
+    ],
+  }),
+  ...table("events/rare", {
+    "all of a service's life": [
+      clock("t"),
+      sh(create("--name ev1 --replicas 0"), { save: "svc" }),
+      sh("docker service update -d --constraint-add node.labels.no==1 ev1"),
+      sh("docker service update -d --no-resolve-image --image lab:2 ev1"),
+      sh("docker service update -d --label-add a=b ev1"),
+      sh("docker service rollback -d ev1"),
+      setup("docker service inspect -f '{{.UpdateStatus.State}}' ev1", {
+        until: /rollback_completed/,
+      }),
+      sh("docker service rm ev1"),
+      clock("u"),
+      events({ type: ["service"] }),
+      events({ type: ["service"], event: ["create", "remove"] }),
+      events({ event: ["create"], scope: ["swarm"] }),
+      events({ scope: ["swarm", "local"], type: ["service"] }),
+      events({ type: ["service", "node"], service: ["nosuch"] }),
+      events({ service: ["ev"] }),
+      events({ node: ["h1"] }),
+      events({ type: ["Service"] }),
+      events({ label: ["name"], type: ["service"] }),
+      sh("docker events --since $t --until $u --filter type=service --format '{{json .}}'", {
+        volatile: /stdout/,
+      }),
+      sh(
+        "docker events --since $t --until $u --filter type=service --format '{{.Actor.ID}} {{.Status}} {{.ID}} {{.From}} {{json .Actor.Attributes}}'",
+        { volatile: /stdout/ },
+      ),
+      sh("docker events --since $t --until $u --filter type=service | sed 's/^[^ ]* //'"),
+    ],
+    "a global service and a job": [
+      clock("t"),
+      sh(create("--name ev2 --mode global --constraint node.labels.no==1"), { save: "svc" }),
+      sh("docker service update -d --env-add A=1 ev2"),
+      sh(create("--name ev3 --mode replicated-job --replicas 2 --constraint node.labels.no==1"), {
+        save: "svc3",
+      }),
+      sh("docker service scale -d ev3=3"),
+      sh("docker service rm ev2 ev3"),
+      clock("u"),
+      events({ type: ["service"] }),
+    ],
+    "an update's states": [
+      setup(create("--name ev4 --stop-grace-period 1s --update-monitor 500ms"), { save: "svc" }),
+      setup("docker service ls", { until: /1\/1/ }),
+      clock("t"),
+      setup("docker service update -d --env-add A=1 ev4"),
+      setup("docker service inspect -f '{{.UpdateStatus.State}}' ev4", { until: /completed/ }),
+      clock("u"),
+      events({ type: ["service"] }),
+    ],
+    "a stack": [
+      clock("t"),
+      setup(
+        'printf \'version: "3.8"\\nservices: {web: {image: "lab:latest", deploy: {replicas: 0}}}\\n\' | docker stack deploy --detach=true --resolve-image never -c - evs',
+      ),
+      setup("docker stack rm evs"),
+      clock("u"),
+      events({ type: ["service"] }),
+      events({ type: ["network"], scope: ["swarm"], event: ["create", "remove"] }),
+    ],
+    "labels of nodes, secrets, configs": [
+      clock("t"),
+      sh("printf x | docker secret create -l a=b evsec -", { save: "sec" }),
+      sh("docker secret rm evsec"),
+      clock("u"),
+      events({ type: ["secret"] }),
+      events({ secret: ["$sec"] }),
+      events({ secret: ["evsec"], event: ["create"] }),
+      events({ label: ["a=b"], scope: ["swarm"] }),
+    ],
+    "of a task's container": [
+      clock("t"),
+      setup(create("--name ev5 --stop-grace-period 1s"), { save: "svc" }),
+      setup("docker service ls", { until: /1\/1/ }),
+      clock("u"),
+      sh(
+        "docker events --since $t --until $u --filter type=container --format '{{.Action}} {{.Scope}} {{index .Actor.Attributes \"com.docker.swarm.service.name\"}}'",
+      ),
+      sh("docker events --since $t --until $u --filter container=nosuch"),
+    ],
+    "flags of the CLI": [
+      sh("docker events --since 2000-01-01 --until 2000-01-02"),
+      sh("docker events --since x --until 1"),
+      sh("docker events --filter nosuch=x --since 1 --until 2"),
+      sh("docker events --filter x"),
+      sh("docker events --since 1 --until 2 --format '{{.Nosuch}}'"),
+      sh("docker system events --since 1 --until 2"),
+    ],
+  }),
+  ...table("swarm/rare", {
+    "join-token, words": [
+      sh("docker swarm join-token --quiet worker"),
+      sh("docker swarm join-token worker manager"),
+      sh("docker swarm unlock-key --quiet"),
+      sh("docker swarm ca --quiet"),
+      sh("docker swarm ca --detach"),
+      sh("docker swarm join"),
+      sh("docker swarm leave x"),
+      sh("docker swarm"),
+    ],
+    "update, in pairs": [
+      sh("docker swarm update --task-history-limit 7 --dispatcher-heartbeat 9s --cert-expiry 100h"),
+      sh(
+        "docker info --format '{{json .Swarm.Cluster.Spec.Orchestration}} {{json .Swarm.Cluster.Spec.Dispatcher}} {{json .Swarm.Cluster.Spec.CAConfig}}'",
+      ),
+      sh(
+        "docker swarm update --task-history-limit 5 --cert-expiry 2160h --dispatcher-heartbeat 5s",
+      ),
+      sh("docker swarm update --task-history-limit x"),
+      sh("docker swarm update --dispatcher-heartbeat=-1s"),
+      sh("docker swarm update --max-snapshots=-1"),
+      sh("docker swarm update --snapshot-interval 0"),
+      sh("docker swarm update --autolock=maybe"),
+    ],
+    "node, words": [
+      sh("docker node ls --quiet | wc -l"),
+      sh("docker node ls --format json"),
+      sh("docker node ls --format '{{.EngineVersion}}'"),
+      sh("docker node ps --filter name=nosuch --quiet h1"),
+      sh("docker node ps --filter name=nosuch --no-trunc --no-resolve"),
+      sh("docker node ps --filter name=nosuch --format json h1"),
+      sh("docker node list --format '{{.Hostname}}'"),
+      sh("docker node remove nosuch"),
+      sh("docker node inspect --format '{{.Nosuch}}' self"),
+      sh(
+        "docker node inspect --format '{{json .Description.Platform}} {{json .ManagerStatus.Reachability}}' self",
+      ),
+      sh(
+        "docker node inspect --format '{{range .Description.Engine.Plugins}}{{.Type}}/{{.Name}} {{end}}' self",
+      ),
+      sh("docker node update --label-add a=b --label-add a=c --role manager h1"),
+      sh("docker node inspect --format '{{json .Spec}}' h1"),
+      sh("docker node update --label-rm a --availability active h1"),
+      sh("docker node update --label-add =x h1"),
+      sh("docker node promote"),
+      sh("docker node"),
+    ],
+    "nodes, filters": [
+      get(`/nodes?${filters({ id: ["$node", "x"] })}`),
+      get(`/nodes?${filters({ name: ["h"] })}`),
+      get(`/nodes?${filters({ label: ["nosuch"] })}`),
+      get(`/nodes?${filters({ "node.label": ["nosuch"] })}`),
+      get(`/nodes?${filters({ role: ["manager", "worker"] })}`),
+      get(`/nodes?${filters({ membership: ["accepted"] })}`, { volatile: /body/ }),
+      get(`/nodes?${filters({ role: ["Manager"] })}`),
+    ],
+    "info in JSON": [
+      sh("docker info --format '{{json .Swarm.Cluster.Spec}}'"),
+      sh(
+        "docker info --format '{{.Swarm.Error}}|{{.Swarm.NodeAddr}}|{{json .Swarm.RemoteManagers}}|{{.Swarm.Cluster.ID}}|{{json .Swarm.Warnings}}'",
+      ),
+      get("/v1.24/info", { volatile: /^body\.(?!Swarm)/ }),
+    ],
+  }),
+  ...table("networks/rare", {
+    "create, long flags": [
+      sh("docker network create --driver overlay --ipam-driver default --opt a=b r1", {
+        save: "net",
+      }),
+      sh("docker network inspect --verbose -f '{{.Driver}} {{json .IPAM.Driver}}' r1", {
+        until: /overlay/,
+      }),
+      sh("docker network create --driver overlay --ipam-opt a=b r3", { save: "net3" }),
+      sh("docker network inspect -f '{{json .IPAM.Options}}' r3"),
+      sh("docker network create --driver overlay --ipv4=false r4"),
+      sh("docker network ls --quiet --filter name=r1 | wc -c"),
+      sh("docker network ls --filter name=r1 --format json", { volatile: /stdout/ }),
+      sh("docker network ls --filter name=r1 --format '{{.Nosuch}}'"),
+      sh("docker network inspect -f '{{json .Labels}} {{json .ConfigFrom}} {{.EnableIPv6}}' r1"),
+      sh("docker network rm --force r1 nosuch"),
+      sh("docker network remove r3 | wc -c"),
+      sh("docker network list --filter name=nosuch -q"),
+      sh("docker network"),
+    ],
+    "in use by a container of the user": [
+      setup("docker network create -d overlay --attachable r5", { save: "net" }),
+      setup("docker run -d --name rc5 --network r5 lab:latest serve"),
+      sh("docker network rm r5"),
+      sh("docker rm -f rc5"),
+    ],
+    "ports of a service": [
+      setup(create("--name p1 --replicas 0 -p 8085:80"), { save: "svc" }),
+      get("/services/p1", { until: /VirtualIPs/, setup: true }),
+      sh("docker network rm ingress < /dev/null"),
+      sh("docker network inspect -f '{{json .Options}}' ingress"),
+    ],
+    "delete, several ways": [
+      post("/networks/create", { Name: "r6", Driver: "overlay" }, { save: "net" }),
+      del("/networks/$net"),
+      del("/networks/$net"),
+      del("/networks/bridge"),
+    ],
+    "create, bodies": [
+      post("/networks/create", {
+        Name: "r7",
+        Driver: "overlay",
+        Attachable: null,
+        Options: { encrypted: null },
+      }),
+      post(
+        "/v1.24/networks/create",
+        { Name: "r8", Driver: "overlay", CheckDuplicate: true },
+        { save: "net" },
+      ),
+      get("/v1.24/networks/r8", { until: /Subnet/ }),
+      post(
+        "/networks/create",
+        {
+          Name: "r9",
+          Driver: "overlay",
+          IPAM: { Config: [{ Subnet: "10.99.81.0/24", AuxiliaryAddresses: { a: "10.99.81.5" } }] },
+        },
+        { save: "net9" },
+      ),
+      get("/networks/r9", { until: /Subnet/ }),
+    ],
+  }),
+];
