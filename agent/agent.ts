@@ -7,10 +7,16 @@ import { createApp, serveApp } from "./api/app.ts";
 import { startFront } from "./api/front.ts";
 import { type ApiListen, type ApiTlsFiles, apiListenOf, keepTlsFront } from "./api/front-tls.ts";
 import { serveStreams } from "./api/stream-server.ts";
-import { createFormation, type FormationOptions, parsePeers } from "./formation/formation.ts";
+import {
+  createFormation,
+  type Formation,
+  type FormationOptions,
+  parsePeers,
+  wasInCluster,
+} from "./formation/formation.ts";
 import type { FormRole } from "./formation/decide.ts";
 import { formKey } from "./formation/message.ts";
-import { createLogger } from "./logger.ts";
+import { createLogger, type Logger } from "./logger.ts";
 import { createNode } from "./node.ts";
 import { systemRandom } from "./random.ts";
 import { notifySystemd } from "./systemd.ts";
@@ -50,11 +56,10 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   );
 
   let tlsListen: ApiListen | undefined;
-  let formation: ReturnType<typeof createFormation> | undefined;
+  let formation: Formation | undefined;
   try {
     tlsListen = apiListenOf(options);
-    const wanted = formationOf(options);
-    if (wanted) formation = createFormation({ ...wanted, log, random: systemRandom });
+    formation = makeFormation(options, log);
   } catch (error) {
     if (error instanceof ClusterError) fatal(error.message, { code: error.code });
     throw error;
@@ -121,6 +126,22 @@ export async function runAgent(options: AgentOptions): Promise<void> {
   };
   process.on("SIGTERM", () => stop("SIGTERM"));
   process.on("SIGINT", () => stop("SIGINT"));
+}
+
+/**
+ * None where it is not wanted; nor where it cannot be had and is not needed any more: a member of a cluster
+ * starts without the secret.
+ * @throws {ClusterError} invalid-argument saying what is missing, or wrong with what is given.
+ */
+function makeFormation(options: AgentOptions, log: Logger): Formation | undefined {
+  try {
+    const wanted = formationOf(options);
+    return wanted && createFormation({ ...wanted, log, random: systemRandom });
+  } catch (error) {
+    if (!(error instanceof ClusterError) || !wasInCluster(options.dataDir)) throw error;
+    log.warn({ component: "formation" }, `${error.message}. Not needed: it was in a cluster`);
+    return undefined;
+  }
 }
 
 /** @throws {ClusterError} invalid-argument saying what is missing, or wrong with what is given. */

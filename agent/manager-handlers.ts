@@ -68,7 +68,7 @@ export function managerRpc(options: {
   /** @default by the cluster's own key */
   sign?: SignCertificate;
   /** Answers a host that forms a cluster by itself (formation/); absent: this one was given no secret for it. */
-  form?(sealed: Uint8Array, tokens: Cluster["joinTokens"]): Uint8Array;
+  form?(sealed: Uint8Array, tokens: () => Promise<Cluster["joinTokens"]>): Promise<Uint8Array>;
   /** This leader has all nodes look at their network; absent in the simulator. */
   netDoctor?(ref?: string): Promise<NetReport>;
 }): ManagerRpc {
@@ -246,8 +246,10 @@ export function managerRpc(options: {
       if (!options.form) {
         throw new ClusterError("unauthenticated", "this host was given no formation secret");
       }
-      const cluster = await manager.read((view) => mustHaveCluster(view.cluster()));
-      return { sealed: options.form(sealed, openTokens(vault, cluster)) };
+      // Asked for only once it is known that the other has the secret.
+      const tokens = async () =>
+        openTokens(vault, await manager.read((view) => mustHaveCluster(view.cluster())));
+      return { sealed: await options.form(sealed, tokens) };
     },
     "renew-certificate": async (params, connection) => {
       // The newest: the caller was just told that its role has changed, and asks whom it likes.

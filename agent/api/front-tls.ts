@@ -5,8 +5,9 @@
  * those of the CA whose certificate the operator names. A node's certificate is refused even when that CA
  * is the cluster's own: else every worker could command the cluster.
  *
- * Certificates that were renewed in their files count for new connections within a minute; files that
- * cannot be used are told once, and those before them stay.
+ * Each minute the files are read again, and every client that may not use the API any more (another CA, a
+ * certificate that has ended) is cut off. Files that cannot be used are told once, and those before them
+ * stay.
  */
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFileSync } from "node:fs";
@@ -18,10 +19,12 @@ import { rawCertificate } from "../../net/rpc/tls.ts";
 import type { Logger } from "../logger.ts";
 import { CONNECTIONS_MAX, type FrontUpstreams, serveClient } from "./front.ts";
 
-/** Connections in their handshake; more are closed at once. */
+/** Connections in their handshake; when there are more the oldest ends, so that nobody can fill the room. */
 const HANDSHAKES_MAX = 256;
 const HANDSHAKE_TIMEOUT_MS = 10_000;
 const RELOAD_PERIOD_MS = 60_000;
+/** Addresses of which a refusal was told lately. */
+const TOLD_MAX = 1_000;
 /** A client that vanished without a word is found within a few minutes. */
 const KEEP_ALIVE_MS = 30_000;
 
@@ -83,10 +86,20 @@ function parseAddress(text: string): { host: string; port: number } {
 export async function startTlsFront(options: TlsFrontOptions): Promise<TlsFront> {
   const { host, files, upstreams } = options;
   let context = readContext(files);
+  const periodMs = options.reloadPeriodMs ?? RELOAD_PERIOD_MS;
   let told = "";
   const tell = (message: string) => {
     if (message !== told) options.onProblem?.(message);
     told = message;
+  };
+  /** Whose refusal was told since the last reload: a stranger is not to fill the log. */
+  const refused = new Set<string>();
+  const refuse = (socket: TLSSocket, why: string) => {
+    const address = socket.remoteAddress ?? "";
+    socket.destroy();
+    if (refused.has(address) || refused.size >= TOLD_MAX) return;
+    refused.add(address);
+    options.onProblem?.(`Refused API client ${address}: ${why}`);
   };
   const sockets = new Set<TLSSocket>();
   const handshakes = new Map<TLSSocket, Timer>();
@@ -96,10 +109,8 @@ export async function startTlsFront(options: TlsFrontOptions): Promise<TlsFront>
   };
 
   const onSocket = (socket: TLSSocket) => {
-    if (handshakes.size >= HANDSHAKES_MAX) {
-      socket.destroy();
-      return;
-    }
+    const [oldest] = handshakes.keys();
+    if (handshakes.size >= HANDSHAKES_MAX) oldest?.destroy();
     sockets.add(socket);
     handshakes.set(
       socket,
@@ -117,8 +128,7 @@ export async function startTlsFront(options: TlsFrontOptions): Promise<TlsFront>
     settle(socket);
     const refusal = refusalOf(socket, context.authorities);
     if (refusal !== undefined) {
-      tell(`Refused API client ${socket.remoteAddress ?? ""}: ${refusal}`);
-      socket.destroy();
+      refuse(socket, refusal);
       return;
     }
     socket.setNoDelay(true);
@@ -150,16 +160,21 @@ export async function startTlsFront(options: TlsFrontOptions): Promise<TlsFront>
   const port = typeof address === "object" && address ? address.port : options.port;
 
   const reload = setInterval(() => {
+    refused.clear();
     try {
       const next = readContext(files);
-      if (next.key === context.key) return;
-      server.setSecureContext(next.options);
+      if (next.key !== context.key) server.setSecureContext(next.options);
       context = next;
+      told = "";
     } catch (error) {
-      if (!(error instanceof ClusterError)) throw error;
-      tell(`The API's certificates stay as they are: ${error.message}`);
+      // Also what the TLS library says of a certificate that it cannot use.
+      tell(`The API's certificates stay as they are: ${messageOf(error)}`);
     }
-  }, options.reloadPeriodMs ?? RELOAD_PERIOD_MS);
+    for (const socket of sockets) {
+      const refusal = handshakes.has(socket) ? undefined : refusalOf(socket, context.authorities);
+      if (refusal !== undefined) refuse(socket, refusal);
+    }
+  }, periodMs);
   reload.unref();
 
   return {
@@ -191,9 +206,9 @@ export function keepTlsFront(
       front = await startTlsFront({ ...options, onProblem });
       log.info({ component: "api", host: options.host, port: front.port }, "Serving by TLS");
     } catch (error) {
-      if (!(error instanceof ClusterError)) throw error;
-      if (error.message !== told) log.error({ component: "api" }, error.message);
-      told = error.message;
+      const message = messageOf(error);
+      if (message !== told) log.error({ component: "api" }, message);
+      told = message;
       if (!isClosed) timer = setTimeout(attempt, RELOAD_PERIOD_MS);
     }
   };
@@ -218,8 +233,7 @@ function readContext(files: ApiTlsFiles) {
     try {
       return readFileSync(files[option], "utf8");
     } catch (cause) {
-      const why = cause instanceof Error ? cause.message : String(cause);
-      throw unusable(option, files[option], why, cause);
+      throw unusable(option, files[option], messageOf(cause), cause);
     }
   };
   const [ca, cert, keyPem] = [read("tlscacert"), read("tlscert"), read("tlskey")];
@@ -259,6 +273,10 @@ function readContext(files: ApiTlsFiles) {
       rejectUnauthorized: false,
     },
   };
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 function unusable(option: string, path: string, why: string, cause?: unknown): ClusterError {

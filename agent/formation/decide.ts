@@ -3,7 +3,9 @@
  *
  * Two clusters must never come of one list. So one host only may found one, the first of the list, and
  * only when every other one has just said that it was never in any: a cluster that lives somewhere is
- * then known of, and whoever cannot be asked may be in one. Everybody else waits and joins.
+ * then known of, and whoever cannot be asked may be in one. Each must also take itself for the one that
+ * was asked: a name that leads to another host says nothing of who has the name. Everybody else waits and
+ * joins.
  */
 import type { FormAnswer } from "./message.ts";
 
@@ -41,7 +43,9 @@ export function decideFormation(
     const addrs = members.filter(({ token }) => token === member.token).map(({ addr }) => addr);
     return { type: "join", addrs, token: member.token, ...(self === undefined ? {} : { self }) };
   }
-  const trouble = reports.flatMap((report) => troubleOf(me.peersDigest, report));
+  // What this host takes itself for is found out just here.
+  const others = reports.filter((report) => !isSelf(report));
+  const trouble = others.flatMap((report) => troubleOf(me.peersDigest, report));
   const first = reports[0]?.addr ?? "";
   if (self === undefined || role === "worker") {
     return wait(`no manager of a cluster answers (${trouble.join("; ") || "none is formed yet"})`);
@@ -66,7 +70,7 @@ export function decideFormation(
 /** Why this peer hinders the founding. */
 function troubleOf(peersDigest: string, report: PeerReport): string[] {
   if ("failure" in report) return [`${report.addr}: ${report.failure}`];
-  const { state, peersDigest: theirs } = report.answer;
+  const { state, peersDigest: theirs, self } = report.answer;
   if (state === "left") {
     return [
       `${report.addr} was in a cluster and left it: join it by hand, or empty its data directory`,
@@ -74,6 +78,13 @@ function troubleOf(peersDigest: string, report: PeerReport): string[] {
   }
   if (state === "member") return [`${report.addr} is in a cluster, but gives no token`];
   if (theirs !== peersDigest) return [`${report.addr} was given another list of peers`];
+  if (self !== report.addr) {
+    return [
+      self === undefined
+        ? `${report.addr} leads to a host that does not know yet which of the list it is, if any`
+        : `${report.addr} leads to the host that takes itself for ${self}`,
+    ];
+  }
   return [];
 }
 

@@ -10,6 +10,7 @@ import { randomUUID } from "node:crypto";
 import { existsSync } from "node:fs";
 import { lookup } from "node:dns/promises";
 import { isIP } from "node:net";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { ClusterError } from "../../core/errors.ts";
 import { newId } from "../../core/ids.ts";
@@ -31,12 +32,17 @@ import {
   sealAsk,
 } from "./message.ts";
 
+/** In the data directory, from the first time that this host is in a cluster. */
+const MARK = "formed";
 const PEERS_MAX = 15;
 const ASK_TIMEOUT_MS = 3_000;
 /** Between two rounds of questions; somewhat random, so that hosts do not go in step. */
 const ROUND_MS = 1_000;
-/** The throwaway certificate of the listener; a host that waits longer makes another. */
-const CERTIFICATE_LIFE_MS = 30 * 86_400_000;
+/** After a join or init that failed: each one makes a node. Doubled each time. */
+const FAILURE_PAUSE_MS = 2_000;
+const FAILURE_PAUSE_MS_MAX = 300_000;
+/** The throwaway certificate of the listener: nobody looks at it, but TLS wants it to be valid. */
+const CERTIFICATE_LIFE_MS = 10 * 365 * 86_400_000;
 /** How long a dead predecessor at this host's address is looked for, and removed. */
 const SUCCESSION_TRIES = 90;
 
@@ -59,7 +65,10 @@ export type Formation = {
    * What this host, now a manager, answers to one that asks: its cluster's tokens.
    * @throws {ClusterError} unauthenticated when the other has another secret.
    */
-  answer(sealed: Uint8Array, tokens: { manager: string; worker: string }): Uint8Array;
+  answer(
+    sealed: Uint8Array,
+    tokens: () => Promise<{ manager: string; worker: string }>,
+  ): Promise<Uint8Array>;
   /** What it waits for; undefined once there is nothing to wait for. */
   waitsFor(): string | undefined;
   /** The port is needed: an init or join begins. Resolves when nobody listens here any more. */
@@ -85,7 +94,14 @@ export function parsePeers(text: string): string[] {
       `Cannot form a cluster of ${peers.length} peers: give 1 to ${PEERS_MAX}, separated by commas, the same list on every host`,
     );
   }
-  for (const peer of peers) splitAddress(peer);
+  for (const peer of peers) {
+    const { host, port } = splitAddress(peer);
+    if (port === DEFAULT_RPC_PORT && isIP(host) !== 6) continue;
+    throw new ClusterError(
+      "invalid-argument",
+      `Cannot form a cluster with "${peer}": hosts find each other by IPv4 on port ${DEFAULT_RPC_PORT}; name the host or its IPv4 address alone`,
+    );
+  }
   if (new Set(peers).size === peers.length) return peers;
   throw new ClusterError(
     "invalid-argument",
@@ -93,13 +109,21 @@ export function parsePeers(text: string): string[] {
   );
 }
 
+/** This host is a node of a cluster, or was one: nothing is to be formed. */
+export function wasInCluster(dataDir: string): boolean {
+  return existsSync(join(dataDir, MARK)) || existsSync(join(dataDir, "node.json"));
+}
+
 export function createFormation(options: FormationOptions): Formation {
   const { peers, key, role, log } = options;
-  const markPath = join(options.dataDir, "formed");
+  const markPath = join(options.dataDir, MARK);
   const bootId = randomUUID();
   const peersDigest = peersDigestOf(peers);
   let server: RpcServer | undefined;
   let listening: Promise<void> = Promise.resolve();
+  /** The one of the list that leads here, once known. */
+  let self: string | undefined;
+  let failureCount = 0;
   let why: string | undefined;
   let told = "";
   let isStopped = false;
@@ -139,7 +163,8 @@ export function createFormation(options: FormationOptions): Formation {
         form: async ({ sealed }) => {
           const { number } = openAsk(key, sealed);
           const state = wasMember() ? "left" : "fresh";
-          return { sealed: sealAnswer(key, { number, bootId, peersDigest, state }) };
+          const told = { number, bootId, peersDigest, state } as const;
+          return { sealed: sealAnswer(key, self === undefined ? told : { ...told, self }) };
         },
       },
     });
@@ -151,7 +176,8 @@ export function createFormation(options: FormationOptions): Formation {
   };
   /** One at a time: opening takes a while. */
   const setListening = (isWanted: boolean) => {
-    listening = listening.then(isWanted ? listen : unlisten);
+    // One that failed (the port was taken) says nothing of the next.
+    listening = listening.catch(() => undefined).then(isWanted ? listen : unlisten);
     return listening;
   };
 
@@ -179,6 +205,7 @@ export function createFormation(options: FormationOptions): Formation {
     await setListening(true);
     const reports = await Promise.all(peers.map(askPeer));
     const decision = decideFormation({ bootId, peersDigest, role }, reports);
+    self = reports.find((report) => "answer" in report && report.answer.bootId === bootId)?.addr;
     if (isStopped) return;
     if (decision.type === "wait") {
       say(`This host forms a cluster by itself: ${decision.why}`);
@@ -186,12 +213,15 @@ export function createFormation(options: FormationOptions): Formation {
     }
     const advertised = options.advertiseAddr ?? (await addressOf(decision.self));
     const own = advertised === undefined ? {} : { AdvertiseAddr: advertised };
+    failureCount += 1;
     if (decision.type === "found") {
+      await refuseAmbiguous(decision.self);
       await node.init(own);
       log.info({ component: "formation", peers }, "All peers answered: the cluster is founded");
     } else {
       await node.join({ ...own, RemoteAddrs: decision.addrs, JoinToken: decision.token });
     }
+    failureCount = 0;
   };
 
   const run = async (
@@ -272,14 +302,19 @@ export function createFormation(options: FormationOptions): Formation {
           })
           .then(() => {
             if (isStopped) return;
-            timer = setTimeout(again, ROUND_MS * (0.75 + Math.random() / 2));
+            const pauseMs =
+              failureCount === 0
+                ? ROUND_MS
+                : Math.min(FAILURE_PAUSE_MS * 2 ** failureCount, FAILURE_PAUSE_MS_MAX);
+            timer = setTimeout(again, pauseMs * (0.75 + Math.random() / 2));
           });
       };
       again();
     },
-    answer: (sealed, tokens) => {
+    answer: async (sealed, tokens) => {
       const { number } = openAsk(key, sealed);
-      return sealAnswer(key, { number, bootId, peersDigest, state: "member", tokens });
+      const told = { number, bootId, peersDigest, tokens: await tokens() };
+      return sealAnswer(key, { ...told, state: "member" });
     },
     waitsFor: () => why,
     giveWay: () => setListening(false),
@@ -309,6 +344,38 @@ type NodeView = {
 async function addressOf(peer: string | undefined): Promise<string | undefined> {
   if (peer === undefined) return undefined;
   const { host, port } = splitAddress(peer);
-  const address = isIP(host) === 0 ? (await lookup(host, { family: 4 })).address : host;
-  return address.startsWith("127.") ? undefined : `${address}:${port}`;
+  const [address] = await addressesOf(host);
+  return address === undefined || isLoopback(address) ? undefined : `${address}:${port}`;
 }
+
+/**
+ * Several hosts must not each find that the founder's name leads to itself.
+ * @throws {ClusterError} failed-precondition
+ */
+async function refuseAmbiguous(founder: string): Promise<void> {
+  const { host } = splitAddress(founder);
+  const addresses = await addressesOf(host);
+  const refuse = (why: string) =>
+    new ClusterError(
+      "failed-precondition",
+      `Cannot found the cluster as ${founder}: ${why}; the list needs a name of one host`,
+    );
+  if (addresses.length > 1) throw refuse(`the name stands for ${addresses.join(" and ")}`);
+  const [own = ""] = hostname().split(".");
+  const isOwnName = host.split(".")[0] === own;
+  if (addresses.some(isLoopback) && !isOwnName) throw refuse("that is every host to itself");
+}
+
+/** IPv4. @throws {ClusterError} unavailable for a name that is not known. */
+async function addressesOf(host: string): Promise<string[]> {
+  if (isIP(host) !== 0) return [host];
+  try {
+    const found = await lookup(host, { family: 4, all: true });
+    return [...new Set(found.map(({ address }) => address))];
+  } catch (cause) {
+    const text = cause instanceof Error ? cause.message : String(cause);
+    throw new ClusterError("unavailable", `Cannot look up ${host}: ${text}`, { cause });
+  }
+}
+
+const isLoopback = (address: string) => address.startsWith("127.");

@@ -22,6 +22,7 @@ const answerSchema = z.object({
   bootId: text,
   peersDigest: text,
   state: z.enum(["fresh", "member", "left"]),
+  self: text.exactOptional(),
   tokens: z.object({ manager: text, worker: text }).exactOptional(),
 });
 
@@ -29,7 +30,8 @@ const answerSchema = z.object({
 export type FormAsk = z.infer<typeof askSchema>;
 /**
  * `fresh`: was never in a cluster; `member`: a manager of one, with its join tokens; `left`: was in one,
- * and is not to form or join another by itself.
+ * and is not to form or join another by itself. `self`: which of the list the host takes itself for; absent
+ * while it does not know.
  */
 export type FormAnswer = z.infer<typeof answerSchema>;
 

@@ -7,9 +7,20 @@ const DIGEST = "the list";
 const me = { bootId: "b1", peersDigest: DIGEST, role: "auto" } as const;
 const says = (bootId: string, more: Partial<FormAnswer> = {}): PeerReport => ({
   addr: `h${bootId.slice(1)}`,
-  answer: { number: "1", bootId, peersDigest: DIGEST, state: "fresh", ...more },
+  answer: {
+    number: "1",
+    bootId,
+    peersDigest: DIGEST,
+    state: "fresh",
+    self: `h${bootId.slice(1)}`,
+    ...more,
+  },
 });
 const fails = (addr: string): PeerReport => ({ addr, failure: "no answer" });
+const stranger: PeerReport = {
+  addr: "h2",
+  answer: { number: "1", bootId: "b2", peersDigest: DIGEST, state: "fresh" },
+};
 const tokens = { manager: "M", worker: "W" };
 const member = (bootId: string) => says(bootId, { state: "member", tokens });
 
@@ -28,6 +39,8 @@ describe("decideFormation()", () => {
     ["it is named twice itself", [says("b1"), says("b1")], "all this host"],
     ["it is not the first", [says("b2"), says("b1")], "h2 is to found the cluster"],
     ["it is not in the list", [says("b2"), says("b3")], "no manager of a cluster answers"],
+    ["a name leads to another host", [says("b1"), says("b2", { self: "h3" })], "itself for h3"],
+    ["a name leads to who knows whom", [says("b1"), stranger], "does not know yet which"],
     ["a member gives no token", [says("b1"), says("b2", { state: "member" })], "gives no token"],
   ];
   for (const [when, reports, why] of waits) {
@@ -55,22 +68,29 @@ describe("decideFormation()", () => {
     expect(decideFormation({ ...me, role: "worker" }, [says("b1")]).type).toBe("wait");
   });
 
-  test("of any hosts in any state, with any of them cut off from any, at most one founds, and none beside a cluster", () => {
+  test("of any hosts in any state, any cut off from any, names leading anywhere, at most one founds, and none beside a cluster", () => {
     const state = fc.constantFrom("fresh", "member", "left", "dead");
-    const world = fc
-      .array(state, { minLength: 1, maxLength: 6 })
-      .chain((states) =>
-        fc.tuple(fc.constant(states), fc.array(fc.boolean(), { minLength: 36, maxLength: 36 })),
-      );
+    const world = fc.array(state, { minLength: 1, maxLength: 6 }).chain((states) =>
+      fc.tuple(
+        fc.constant(states),
+        fc.array(fc.boolean(), { minLength: 36, maxLength: 36 }),
+        // Which host each name leads to, for all hosts but the one that has the name.
+        fc.array(fc.integer({ min: 0, max: 5 }), { minLength: 6, maxLength: 6 }),
+      ),
+    );
     fc.assert(
-      fc.property(world, ([states, cuts]) => {
+      fc.property(world, fc.boolean(), ([states, cuts, leads], isMisled) => {
         const founders = states.filter((own, index) => {
           if (own !== "fresh") return false;
-          const reports = states.map((other, place): PeerReport => {
+          const reports = states.map((_, place): PeerReport => {
             const isCut = place !== index && cuts[index * 6 + place] === true;
-            if (other === "dead" || isCut) return fails(`h${place}`);
-            const told = other === "member" ? { tokens } : {};
-            return says(`b${place}`, { state: other, ...told });
+            const there = isMisled && place !== index ? (leads[place] ?? 0) : place;
+            const found = states[there];
+            if (found === undefined || found === "dead" || isCut) return fails(`h${place}`);
+            if (there === index && place !== index) return says(`b${index}`);
+            const told = found === "member" ? { tokens } : {};
+            const answer = { state: found, self: `h${there}`, ...told };
+            return { ...says(`b${there}`, answer), addr: `h${place}` };
           });
           return decideFormation({ ...me, bootId: `b${index}` }, reports).type === "found";
         });

@@ -47,9 +47,13 @@ describe("formation messages", () => {
 });
 
 test("parsePeers() takes a list of hosts, and names what is wrong with another", () => {
-  expect(parsePeers(" h1, h2:2378,192.0.2.3 ")).toEqual(["h1", "h2:2378", "192.0.2.3"]);
+  expect(parsePeers(" h1, h2:2377,192.0.2.3 ")).toEqual(["h1", "h2:2377", "192.0.2.3"]);
   expect(() => parsePeers("")).toThrow("0 peers");
   expect(() => parsePeers("h1,h1")).toThrow("a peer is twice in it");
+  expect(() => parsePeers("h1:2378")).toThrow(
+    'with "h1:2378": hosts find each other by IPv4 on port',
+  );
+  expect(() => parsePeers("[fd00::1]")).toThrow("hosts find each other by IPv4");
   expect(() => parsePeers("h1:99999")).toThrow('"h1:99999": write host:port');
   expect(() => parsePeers(Array.from({ length: 16 }, (_, i) => `h${i}`).join())).toThrow(
     "16 peers",
