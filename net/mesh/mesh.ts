@@ -23,7 +23,7 @@ import {
 } from "./backend.ts";
 import { connectionTotals } from "./connections.ts";
 import { addCounts, changedRouting, type Counts } from "./diff.ts";
-import { kernelFlows, strayFlowSources } from "./flows.ts";
+import { type Flow, flowSource, kernelFlows, strayFlowSources } from "./flows.ts";
 import { startLinkMonitor } from "./link-monitor.ts";
 import { startEncryption } from "./encryption.ts";
 import { encryptionInputRules } from "./firewall.ts";
@@ -211,18 +211,23 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   // --- flows of vanished tasks
   const toForget = new Map<string, "all" | "over">();
   let isForgetting = false;
+  let flowsProblem: string | undefined;
   const forgetSoon = async () => {
     if (isForgetting) return;
     isForgetting = true;
-    for (const [address, which] of toForget) {
-      if (isStopped) break;
-      toForget.delete(address);
+    while (toForget.size > 0 && !isStopped) {
+      const now = new Map(toForget);
+      toForget.clear();
       try {
-        const found = await flows.find(address);
-        await flows.forget(which === "all" ? found : found.filter(({ isOver }) => isOver));
+        const found = await flows.find(new Set(now.keys()));
+        const isDue = (flow: Flow) => flow.isOver || now.get(flowSource(flow)) === "all";
+        await flows.forget(found.filter(isDue));
+        flowsProblem = undefined;
       } catch (error) {
-        // Clients of that task then wait until they give up.
-        fail(error);
+        // Clients of those tasks then wait until they give up.
+        const message = error instanceof Error ? error.message : String(error);
+        if (message !== flowsProblem) options.notify({ type: "apply-failed", message });
+        flowsProblem = message;
       }
     }
     isForgetting = false;
@@ -612,7 +617,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       monitor.stop();
       announcer.stop();
       await tail;
-      flows.close();
+      await flows.close();
       if (hasUnsaved) await save();
       dns?.close();
     },
