@@ -44,17 +44,17 @@ const AGAIN_MS = 1_200;
 
 type Bridge<T> = { first: T; last: T; deviceIndex: number; mac: string };
 
-/** Addresses of tasks that are on another node now, on bridges of this one. `before`: legs of the plan before. */
+/** Addresses of tasks that are on another node now, on bridges of this one. `come`: legs new in the plan. */
 export function announcementsOf(
-  plan: Pick<MeshPlan, "filter" | "filter6" | "legs">,
-  before: ReadonlySet<string>,
+  plan: Pick<MeshPlan, "filter" | "filter6">,
+  come: MeshPlan["legs"],
   nodeId: string | undefined,
   interfaces: readonly Interface[],
 ): Announcement[] {
+  if (come.length === 0) return [];
   const bridges = bridgesOf(plan.filter, parseIpv4Block, interfaces);
   const bridges6 = bridgesOf(plan.filter6, parseCidr6, interfaces);
-  return plan.legs.flatMap((leg) => {
-    if (before.has(leg)) return [];
+  return come.flatMap((leg) => {
     const [address = "", node] = leg.split("@");
     if (node === nodeId) return [];
     const bridge = address.includes(":")

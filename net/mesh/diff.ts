@@ -21,7 +21,7 @@ import {
 } from "./names.ts";
 import type { Interface } from "./observe.ts";
 import type { MeshPlan, MeshProxy, MeshRoute, MeshSysctl } from "./plan.ts";
-import { withoutEqualEnds } from "./plan-change.ts";
+import { differenceOf } from "./plan-lists.ts";
 import { fdbLine, linkLine, neighbourLine, routeLine, ruleLine } from "./render.ts";
 
 export type DriftKind =
@@ -109,8 +109,8 @@ export function wantedRouting(plan: MeshPlan): RoutingState {
 }
 
 /**
- * The step from one plan to the next: both without the routes and proxy entries at the beginning and the
- * end that are the same, which with ten thousand services are nearly all.
+ * The step from one plan to the next: both without the routes and proxy entries that they share, which with
+ * ten thousand services are nearly all.
  */
 export function changedRouting(
   before: MeshPlan,
@@ -120,14 +120,12 @@ export function changedRouting(
   if (identityOf(before.link) !== identityOf(after.link)) {
     return { plan: after, found: wantedRouting(before) };
   }
-  const [oldRoutes, routes] = withoutEqualEnds(before.routes, after.routes, isSameRoute);
+  const [oldRoutes, routes] = differenceOf(before.routes, after.routes, isSameRoute);
   const left = { ...before, routes: oldRoutes };
   const plan = { ...after, routes };
   if (before.ipv6 && after.ipv6) {
-    const [old6, now6] = withoutEqualEnds(before.ipv6.routes, after.ipv6.routes, isSameRoute);
-    const isSameProxy = (a: MeshProxy, b: MeshProxy) =>
-      a.address === b.address && a.bridge === b.bridge;
-    const [oldProxies, proxies] = withoutEqualEnds(
+    const [old6, now6] = differenceOf(before.ipv6.routes, after.ipv6.routes, isSameRoute);
+    const [oldProxies, proxies] = differenceOf(
       before.ipv6.proxies,
       after.ipv6.proxies,
       isSameProxy,
@@ -147,6 +145,10 @@ function isSameRoute(a: MeshRoute, b: MeshRoute): boolean {
     a.isLocal === b.isLocal &&
     a.device === b.device
   );
+}
+
+function isSameProxy(a: MeshProxy, b: MeshProxy): boolean {
+  return a.address === b.address && a.bridge === b.bridge;
 }
 
 function routeKey(route: { destination: string; table: string }): string {

@@ -27,9 +27,10 @@ import { type Flow, flowSource, kernelFlows, strayFlowSources } from "./flows.ts
 import { startLinkMonitor } from "./link-monitor.ts";
 import { startEncryption } from "./encryption.ts";
 import { encryptionInputRules } from "./firewall.ts";
-import { bridgeName, isMeshDevice, MESH_DEVICE } from "./names.ts";
+import { bridgeName, isBridgeName, isMeshDevice, MESH_DEVICE } from "./names.ts";
 import type { Interface } from "./observe.ts";
 import { createPlanMemory, type MeshPlan, planMesh } from "./plan.ts";
+import { differenceOf } from "./plan-lists.ts";
 import { chooseBackend, makeBackend, probeHost } from "./probe.ts";
 import type { MeshOutput } from "./protocol.ts";
 import { kernelRouting } from "./routing.ts";
@@ -129,9 +130,9 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   const memory = createPlanMemory();
   let reportedIds: string[] = [];
   let applied: MeshPlan | undefined;
-  let knownLegs = new Set<string>();
+  let knownLegs: MeshPlan["legs"] = [];
   /** Addresses of this node's tasks that were balanced after the last round. */
-  let ownReady = new Set<string>();
+  let ownReady: MeshPlan["ready"] = [];
   let settledDevices = "";
   let isFirewallDone = false;
   let hadIpv6 = false;
@@ -210,8 +211,8 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
 
   // --- flows of vanished tasks
   const toForget = new Map<string, "all" | "over">();
-  let isForgetting = false;
   let flowsProblem: string | undefined;
+  let isForgetting = false;
   const forgetSoon = async () => {
     if (isForgetting) return;
     isForgetting = true;
@@ -246,36 +247,26 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   };
   const announcer = startAnnouncer(options.namespacePath);
   const noteLegs = (plan: MeshPlan, interfaces: Interface[]) => {
+    const [gone, come] = differenceOf(knownLegs, plan.legs);
     // Containers here may have known them as neighbours.
-    announcer.announce(announcementsOf(plan, knownLegs, table.settings?.nodeId, interfaces));
-    const now = new Set(plan.legs);
-    for (const leg of knownLegs) {
-      if (now.has(leg)) continue;
+    announcer.announce(announcementsOf(plan, come, table.settings?.nodeId, interfaces));
+    for (const leg of gone) {
       const address = leg.split("@")[0];
       if (address !== undefined && toForget.size < FORGET_MAX) toForget.set(address, "all");
     }
-    knownLegs = now;
+    knownLegs = plan.legs;
     void forgetSoon();
   };
   /**
    * Of own tasks that get no new connections any more, the ended ones: when such a container ends, the
    * engine deletes what it has listed of its flows as the tool does (flows.ts), and is to find few.
    */
-  const noteReady = () => {
-    const nodeId = table.settings?.nodeId;
-    const now = new Set<string>();
-    for (const endpoint of table.endpoints.values()) {
-      if (endpoint.nodeId !== nodeId || !endpoint.isReady) continue;
-      for (const { address, address6 } of endpoint.addresses) {
-        now.add(address);
-        if (address6 !== undefined) now.add(address6);
-      }
+  const noteReady = ({ ready }: MeshPlan) => {
+    const [gone] = differenceOf(ownReady, ready);
+    for (const address of gone) {
+      if (!toForget.has(address) && toForget.size < FORGET_MAX) toForget.set(address, "over");
     }
-    for (const address of ownReady) {
-      if (now.has(address) || toForget.has(address) || toForget.size >= FORGET_MAX) continue;
-      toForget.set(address, "over");
-    }
-    ownReady = now;
+    ownReady = ready;
     void forgetSoon();
   };
 
@@ -301,7 +292,8 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       hasLocalVirtualIps: backend.hasLocalVirtualIps,
       sysctls: backend.sysctls,
       hasIpv6: features.hasIpv6 ?? true,
-      devices: names,
+      // Not those of containers, which come and go with every task: another option plans everything.
+      devices: new Set([...names].filter(isBridgeName)),
       advertisedDevices: interfaces
         .filter(({ addresses6 }) => addresses6?.some(({ isAdvertised }) => isAdvertised))
         .map(({ name }) => name),
@@ -400,7 +392,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       }
       await encryption.end(plan.encryption);
       applied = plan;
-      noteReady();
+      noteReady(plan);
       noteLacks(plan);
       if (isSweepDue) await sweepFlows(plan);
     } finally {
@@ -596,7 +588,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
         tellNames(changeTable(table, { isComplete: true, put: [], removed: [] }).names);
         reportedIds = [];
         applied = undefined;
-        knownLegs = new Set();
+        knownLegs = [];
         settledDevices = "";
         isFirewallDone = false;
         updateDns([]);

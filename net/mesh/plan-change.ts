@@ -4,6 +4,7 @@
  * so rendering and comparing the entries that differ gives the same commands as rendering all.
  */
 import type { FilterPlan } from "./plan.ts";
+import { differenceOf } from "./plan-lists.ts";
 
 type ListName = "localAddresses" | "selfLoops" | "publishedTasks" | "virtualIps" | "ports";
 type Entry<Name extends ListName> = FilterPlan[Name][number];
@@ -44,7 +45,7 @@ function differing<Item>(
   key: (entry: Item) => string,
   isSame: (a: Item, b: Item) => boolean,
 ): [Item[], Item[]] {
-  const [old, now] = withoutEqualEnds(before, after, (a, b) => key(a) === key(b) && isSame(a, b));
+  const [old, now] = differenceOf(before, after, (a, b) => key(a) === key(b) && isSame(a, b));
   const known = new Map(old.map((entry) => [key(entry), entry]));
   const same = new Set<string>();
   const changed = now.filter((entry) => {
@@ -54,26 +55,6 @@ function differing<Item>(
     return false;
   });
   return [old.filter((entry) => !same.has(key(entry))), changed];
-}
-
-/** What is left of both between equal beginnings and ends: those cost one comparison each, and no map. */
-export function withoutEqualEnds<Item>(
-  before: readonly Item[],
-  after: readonly Item[],
-  isEqual: (a: Item, b: Item) => boolean,
-): [Item[], Item[]] {
-  const isSameEntry = (a: Item | undefined, b: Item | undefined) =>
-    a === b || (a !== undefined && b !== undefined && isEqual(a, b));
-  const shorter = Math.min(before.length, after.length);
-  let start = 0;
-  while (start < shorter && isSameEntry(before[start], after[start])) start += 1;
-  let oldEnd = before.length;
-  let newEnd = after.length;
-  while (Math.min(oldEnd, newEnd) > start && isSameEntry(before[oldEnd - 1], after[newEnd - 1])) {
-    oldEnd -= 1;
-    newEnd -= 1;
-  }
-  return [before.slice(start, oldEnd), after.slice(start, newEnd)];
 }
 
 function isSameList(a: string[], b: string[]): boolean {

@@ -3,7 +3,7 @@
  * as IPv4. Pure.
  *
  * An entry "in IPv6" is the same entry with its IPv6 addresses in the places of the IPv4 ones, so that
- * `plan.ts` plans both families by the same rules. The kernel answers for a whole block in IPv4 (proxy
+ * both families are planned by the same rules. The kernel answers for a whole block in IPv4 (proxy
  * ARP follows the routes); in IPv6 it answers for single addresses: a *proxy* is one that a bridge
  * answers for.
  */
@@ -17,7 +17,10 @@ import {
   meshAddress6,
   meshMac,
 } from "./names.ts";
-import type { Hop, MeshNeighbour6, MeshProxy, MeshSysctl, OverlayNetwork } from "./plan.ts";
+import type { MeshNeighbour6, MeshSysctl } from "./plan.ts";
+import type { OverlayNetwork } from "./plan-choices.ts";
+import type { PlannedTask } from "./plan-family.ts";
+import type { Hop } from "./plan-node.ts";
 
 /** Networks that have IPv6, in IPv6, by subnet; one that is malformed or overlaps an earlier one is left out. */
 export function networksInIpv6(
@@ -49,25 +52,31 @@ export function networksInIpv6(
   return chosen;
 }
 
-const endpointsSeen = new WeakMap<EndpointEntry, EndpointEntry>();
-const servicesSeen = new WeakMap<ServiceEntry, ServiceEntry>();
-
-/** The same object for the same entry: the memory of plans knows it again. */
-export function endpointInIpv6(endpoint: EndpointEntry): EndpointEntry {
-  const known = endpointsSeen.get(endpoint);
-  if (known) return known;
-  const made = { ...endpoint, addresses: legsInIpv6(endpoint.addresses) };
-  endpointsSeen.set(endpoint, made);
-  return made;
+/** Undefined for a task without a leg in these networks of IPv6. */
+export function taskInIpv6(
+  { key, endpoint, published: published4 }: PlannedTask,
+  networkById: ReadonlyMap<string, unknown>,
+): PlannedTask | undefined {
+  const addresses = legsInIpv6(endpoint.addresses).filter(({ networkId }) =>
+    networkById.has(networkId),
+  );
+  if (addresses.length === 0) return undefined;
+  // The engine takes the way out of IPv6 from the leg that has that of IPv4, or from none.
+  const wayOut = endpoint.addresses.find(({ address }) => address === published4)?.networkId;
+  const published = addresses.find(({ networkId }) => networkId === wayOut)?.address;
+  return { key, endpoint: { ...endpoint, addresses }, published };
 }
 
-/** As `endpointInIpv6`. */
-export function serviceInIpv6(service: ServiceEntry): ServiceEntry {
-  const known = servicesSeen.get(service);
-  if (known) return known;
-  const made = { ...service, virtualIps: legsInIpv6(service.virtualIps) };
-  servicesSeen.set(service, made);
-  return made;
+/** The same services with their addresses of IPv6. */
+export function servicesInIpv6(
+  services: ReadonlyMap<string, ServiceEntry>,
+): Map<string, ServiceEntry> {
+  return new Map(
+    [...services].map(([id, service]) => [
+      id,
+      { ...service, virtualIps: legsInIpv6(service.virtualIps) },
+    ]),
+  );
 }
 
 function legsInIpv6(legs: EndpointEntry["addresses"]): EndpointEntry["addresses"] {
@@ -78,25 +87,6 @@ function legsInIpv6(legs: EndpointEntry["addresses"]): EndpointEntry["addresses"
 
 export function isIpv6(text: string): boolean {
   return parseAddress6(text) !== undefined;
-}
-
-/** What each bridge that exists has to answer for: tasks elsewhere, and service addresses. */
-export function planProxies(input: {
-  bridges: ReadonlyMap<string, string>;
-  endpoints: readonly EndpointEntry[];
-  virtualIps: readonly { bridge: string; address: string }[];
-  isMade(bridge: string): boolean;
-}): MeshProxy[] {
-  const proxies = new Map<string, MeshProxy>();
-  const add = (bridge: string | undefined, address: string) => {
-    if (bridge === undefined || !input.isMade(bridge)) return;
-    proxies.set(`${bridge} ${address}`, { bridge, address });
-  };
-  for (const { addresses } of input.endpoints) {
-    for (const { networkId, address } of addresses) add(input.bridges.get(networkId), address);
-  }
-  for (const { bridge, address } of input.virtualIps) add(bridge, address);
-  return [...proxies].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, proxy]) => proxy);
 }
 
 /** Both, while there is an encrypted network that this node carries. */

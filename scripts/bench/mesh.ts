@@ -3,13 +3,16 @@
  * being ready (change), and one reading of all connection counters (counted), at 100, 1,000 and 10,000
  * services of 5 tasks each. In a network namespace of its own; IPVS in User-Mode Linux where this
  * kernel has none (slower by several times: the row says so). Times are of the back-end's `apply`,
- * rendering and comparing included; what is paid before, whatever the back-end, is in the rows `plan`.
+ * rendering and comparing included; what is paid before, whatever the back-end, is in the rows `plan`:
+ * planning from nothing (cold), one task that leaves or comes back, with the routes compared (change), and
+ * the same up to the filter's change as nftables would be told it (to nft).
  */
 import type { AssignmentItem } from "../../core/dispatcher/assignment.ts";
 import type { BenchRow } from "../bench.ts";
 import { type BackendName, commandRunner, type RunCommand } from "../../net/mesh/backend.ts";
 import { changedRouting, diffRouting } from "../../net/mesh/diff.ts";
 import { formatIpv4, parseIpv4 } from "../../net/mesh/ipv4.ts";
+import { nftPlanChange } from "../../net/mesh/nft-change.ts";
 import { createPlanMemory, type MeshPlan, type PlanMemory, planMesh } from "../../net/mesh/plan.ts";
 import { chooseBackend, makeBackend } from "../../net/mesh/probe.ts";
 import { applyAssignments, emptyTable, type MeshTable } from "../../net/mesh/table.ts";
@@ -19,6 +22,7 @@ import { runInUml, umlObstacle } from "../uml.ts";
 const SIZES = [100, 1_000, 10_000];
 const TASKS = 5;
 const CHANGES = 11;
+const COMMANDS_MAX = 1_000;
 const SERVICES_PER_NETWORK = 40;
 const UML_TIMEOUT_MS = 400_000;
 const BASE = parseIpv4("10.0.0.0") ?? 0;
@@ -150,11 +154,14 @@ function turnTask(table: MeshTable, turn: number): void {
 
 /** What every back-end pays before it is asked: the plan, and the routes compared. */
 function measurePlan(sizes: number[]): BenchRow[] {
-  return sizes.map((size) => {
+  return sizes.flatMap((size) => {
     const table = benchTable(size);
     const memory = createPlanMemory();
+    const coldMs = performance.now();
     let plan = planOf(table, memory);
+    const cold = performance.now() - coldMs;
     const times: number[] = [];
+    const wholeTimes: number[] = [];
     for (let turn = 0; turn < CHANGES; turn += 1) {
       turnTask(table, turn);
       const startMs = performance.now();
@@ -162,9 +169,15 @@ function measurePlan(sizes: number[]): BenchRow[] {
       const step = changedRouting(plan, next);
       diffRouting(step.plan, step.found);
       times.push(performance.now() - startMs);
+      nftPlanChange(plan.filter, next.filter, COMMANDS_MAX);
+      wholeTimes.push(performance.now() - startMs);
       plan = next;
     }
-    return { name: `plan ${size} services change`, unit: "ms", ours: median(times) };
+    return [
+      { name: `plan ${size} services cold`, unit: "ms", ours: Math.round(cold) },
+      { name: `plan ${size} services change`, unit: "ms", ours: median(times) },
+      { name: `plan ${size} services change to nft`, unit: "ms", ours: median(wholeTimes) },
+    ];
   });
 }
 
@@ -271,6 +284,7 @@ export async function measureMesh(flags: readonly string[]): Promise<BenchRow[]>
   const given = flags.find((flag) => flag.startsWith("--sizes="))?.slice("--sizes=".length);
   const sizes = given === undefined ? SIZES : given.split(",").map(Number);
   if (flags.includes("--ipvs-only")) return measureIpvs("ipvs in User-Mode Linux", sizes);
+  if (flags.includes("--plan-only")) return measurePlan(sizes);
   if (flags.includes("--traffic-only")) return measureMeshTraffic(flags);
   const rows = await inNamespace(async (run, path) => [
     ...(await measureBackend("nft", "nftables", run(), path, sizes)),
