@@ -33,6 +33,7 @@ import {
   parseAttributes,
   u32Attribute,
 } from "./netlink.ts";
+import { PROTOCOL_NUMBERS } from "./names.ts";
 import type { Family, MeshPlan } from "./plan.ts";
 import { isIpv6 } from "./plan-ipv6.ts";
 
@@ -40,6 +41,9 @@ const GET = (1 << 8) | 1;
 const DELETE = (1 << 8) | 2;
 const FLOW = { original: 1, reply: 2, protocol: 4, zone: 18, filter: 25 } as const;
 const TUPLE_IP = 1;
+const TUPLE_PROTOCOL = 2;
+const PROTOCOL_NUMBER = 1;
+const PROTOCOL_TARGET_PORT = 3;
 const PROTOCOL_TCP = 1;
 const TCP_STATE = 1;
 /** TIME_WAIT and CLOSE. */
@@ -66,6 +70,12 @@ export type Flows = {
    * time-outs. However many addresses there are, the flows are gone through a few times at most.
    */
   find(addresses: ReadonlySet<string>): Promise<Flow[]>;
+  /**
+   * UDP that came to one of these addresses of this host (hex digits) and ports, and is not translated: it
+   * began while no task was behind the port. The kernel translates a flow by its first packet only, and a
+   * client that goes on sending from one port keeps the flow alive.
+   */
+  findUntranslatedUdp(wanted: UntranslatedUdp): Promise<Flow[]>;
   /** Those that have ended meanwhile, or are others by now, are left; how many were not. */
   forget(found: readonly Flow[]): Promise<number>;
   /** The addresses from which translated flows are answered. IPv4; goes through all flows. */
@@ -74,11 +84,22 @@ export type Flows = {
   close(): Promise<void>;
 };
 
+export type UntranslatedUdp = {
+  family: Family;
+  /** As `addressDigits` gives them. */
+  addresses: ReadonlySet<string>;
+  ports: ReadonlySet<number>;
+};
+
 /** What the kernel tells of one flow: enough to delete it and no other. */
 export type Flow = {
   family: Family;
   /** Where its answers come from, as hex digits. */
   replySource: string;
+  /** The address that the client asked, as hex digits, and its port, where the protocol has any. */
+  asked: string;
+  askedPort: number;
+  protocol: number;
   /** The client asked for another address than answers. */
   isTranslated: boolean;
   /** A TCP connection that has ended; the entry stays for two minutes. */
@@ -94,13 +115,18 @@ export function parseFlow(family: Family, attributes: Buffer): Flow | undefined 
     bytes && parseAttributes(bytes).get(type);
   const reply = parts.get(FLOW.reply);
   const source = within(within(reply, TUPLE_IP), SOURCE_ATTRIBUTE[family]);
-  const asked = within(within(parts.get(FLOW.original), TUPLE_IP), TARGET_ATTRIBUTE[family]);
+  const original = parts.get(FLOW.original);
+  const asked = within(within(original, TUPLE_IP), TARGET_ATTRIBUTE[family]);
+  const protocol = within(original, TUPLE_PROTOCOL);
   if (!reply || !source || !asked) return undefined;
   const zone = parts.get(FLOW.zone);
   const state = within(within(parts.get(FLOW.protocol), PROTOCOL_TCP), TCP_STATE)?.[0] ?? 0;
   return {
     family,
     replySource: source.toString("hex"),
+    asked: asked.toString("hex"),
+    askedPort: within(protocol, PROTOCOL_TARGET_PORT)?.readUInt16BE(0) ?? 0,
+    protocol: within(protocol, PROTOCOL_NUMBER)?.[0] ?? 0,
     isTranslated: !source.equals(asked),
     isOver: TCP_STATES_OVER.includes(state),
     name: Buffer.concat([
@@ -201,6 +227,18 @@ export function kernelFlows(namespacePath?: string): Flows {
             });
           }
         }
+        return found;
+      }),
+    findUntranslatedUdp: ({ family, addresses, ports }) =>
+      inTurn(async (from) => {
+        const found: Flow[] = [];
+        await list(from, family, Buffer.alloc(0), (flow) => {
+          const isIt =
+            flow.protocol === PROTOCOL_NUMBERS.udp &&
+            !flow.isTranslated &&
+            ports.has(flow.askedPort);
+          if (isIt && addresses.has(flow.asked) && found.length < FLOWS_MAX) found.push(flow);
+        });
         return found;
       }),
     forget: (found) => inTurn((from) => deleteAll(from, found)),

@@ -23,13 +23,20 @@ import {
 } from "./backend.ts";
 import { connectionTotals } from "./connections.ts";
 import { addCounts, changedRouting, type Counts } from "./diff.ts";
-import { type Flow, flowSource, kernelFlows, strayFlowSources } from "./flows.ts";
+import { addressDigits } from "./family.ts";
+import {
+  type Flow,
+  flowSource,
+  kernelFlows,
+  strayFlowSources,
+  type UntranslatedUdp,
+} from "./flows.ts";
 import { startLinkMonitor } from "./link-monitor.ts";
 import { startEncryption } from "./encryption.ts";
 import { encryptionInputRules } from "./firewall.ts";
 import { bridgeName, isBridgeName, isMeshDevice, MESH_DEVICE } from "./names.ts";
 import type { Interface } from "./observe.ts";
-import { createPlanMemory, type MeshPlan, planMesh } from "./plan.ts";
+import { createPlanMemory, type Family, type FilterPlan, type MeshPlan, planMesh } from "./plan.ts";
 import { differenceOf } from "./plan-lists.ts";
 import { chooseBackend, makeBackend, probeHost } from "./probe.ts";
 import type { MeshOutput } from "./protocol.ts";
@@ -212,17 +219,22 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
   // --- flows of vanished tasks
   const toForget = new Map<string, "all" | "over">();
   let flowsProblem: string | undefined;
+  /** Published ports behind which there are tasks again, or for the first time. */
+  const reopened: UntranslatedUdp[] = [];
+  let servedUdp: Record<Family, ReadonlySet<number>> = { ipv4: new Set(), ipv6: new Set() };
   let isForgetting = false;
   const forgetSoon = async () => {
     if (isForgetting) return;
     isForgetting = true;
-    while (toForget.size > 0 && !isStopped) {
+    while (toForget.size + reopened.length > 0 && !isStopped) {
       const now = new Map(toForget);
       toForget.clear();
+      const wanted = reopened.splice(0);
       try {
         const found = await flows.find(new Set(now.keys()));
         const isDue = (flow: Flow) => flow.isOver || now.get(flowSource(flow)) === "all";
         await flows.forget(found.filter(isDue));
+        for (const ports of wanted) await flows.forget(await flows.findUntranslatedUdp(ports));
         flowsProblem = undefined;
       } catch (error) {
         // Clients of those tasks then wait until they give up.
@@ -267,6 +279,24 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       if (!toForget.has(address) && toForget.size < FORGET_MAX) toForget.set(address, "over");
     }
     ownReady = ready;
+    void forgetSoon();
+  };
+
+  const noteUdp = (plan: MeshPlan, interfaces: Interface[]) => {
+    const served: Record<Family, Set<number>> = {
+      ipv4: servedUdpOf(plan.filter),
+      ipv6: plan.filter6 ? servedUdpOf(plan.filter6) : new Set<number>(),
+    };
+    for (const family of ["ipv4", "ipv6"] as const) {
+      const ports = new Set([...served[family]].filter((port) => !servedUdp[family].has(port)));
+      if (ports.size === 0) continue;
+      const own = interfaces.flatMap(({ addresses, addresses6 = [] }) =>
+        family === "ipv4" ? addresses : addresses6,
+      );
+      const addresses = new Set(own.map(({ address }) => addressDigits(family, address)));
+      reopened.push({ family, addresses, ports });
+    }
+    servedUdp = served;
     void forgetSoon();
   };
 
@@ -393,6 +423,7 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       await encryption.end(plan.encryption);
       applied = plan;
       noteReady(plan);
+      noteUdp(plan, interfaces);
       noteLacks(plan);
       if (isSweepDue) await sweepFlows(plan);
     } finally {
@@ -614,4 +645,13 @@ export async function startMesh(options: MeshOptions): Promise<Mesh> {
       dns?.close();
     },
   };
+}
+
+/** The published UDP ports behind which there is a task that takes new clients. */
+function servedUdpOf({ ports }: FilterPlan): Set<number> {
+  return new Set(
+    ports
+      .filter(({ protocol, targets }) => protocol === "udp" && targets.length > 0)
+      .map(({ publishedPort }) => publishedPort),
+  );
 }

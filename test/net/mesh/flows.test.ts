@@ -77,12 +77,31 @@ describe.skipIf(process.getuid?.() !== 0 || !Bun.which("conntrack"))("the kernel
     expect(await portsTo("10.101.0.7")).toEqual([41_000]);
   });
 
+  test("UDP that began while nobody was behind a port is found by address and port, and nothing else", async () => {
+    const udp = (to: string, port: number, task: string, dport: number) =>
+      must(
+        `conntrack -I -p udp -t 300 -s 203.0.113.9 -d ${to} --sport ${port} --dport ${dport} -r ${task} -q 203.0.113.9 --reply-port-src ${dport} --reply-port-dst ${port}`.split(
+          " ",
+        ),
+      );
+    await udp("192.0.2.1", 43_000, "192.0.2.1", 9_000);
+    await udp("192.0.2.1", 43_001, "10.101.0.5", 9_000);
+    await udp("192.0.2.1", 43_002, "192.0.2.1", 9_001);
+    await udp("192.0.2.7", 43_003, "192.0.2.7", 9_000);
+    await insert({ ...four, task: "192.0.2.1", port: 43_004 });
+    const wanted = { addresses: new Set(["c0000201"]), ports: new Set([9_000, 8_080]) };
+    const found = await flows.findUntranslatedUdp({ ...wanted, family: "ipv4" });
+    expect(found.map(({ askedPort, asked }) => `${asked}:${askedPort}`)).toEqual(["c0000201:9000"]);
+    expect(await flows.forget(found)).toBe(1);
+    expect(await flows.findUntranslatedUdp({ ...wanted, family: "ipv4" })).toEqual([]);
+  });
+
   test("more than one datagram of them are all forgotten", async () => {
     const lines = Array.from({ length: 300 }, (_, i) => 42_000 + i);
     for (const port of lines) await insert({ ...four, task: "10.101.0.8", port });
     // So many addresses are not asked for one by one.
-    const many = Array.from({ length: 20 }, (_, i) => `10.101.0.${i}`);
-    expect(await flows.forget(await flows.find(new Set(many)))).toBe(lines.length + 1);
+    const many = Array.from({ length: 20 }, (_, i) => `10.101.0.${8 + i}`);
+    expect(await flows.forget(await flows.find(new Set(many)))).toBe(lines.length);
     expect(await portsTo("10.101.0.8")).toEqual([]);
   });
 });
