@@ -131,7 +131,7 @@ describeLab("logs and events", { hosts: 3, agents: true }, (made) => {
     expect(await ask("/services/all/logs")).toContain("must choose at least one stream");
     expect(await ask("/services/all/logs?stdout=1&tail=x")).toEndWith(" 400");
     expect(await ask("/services/nothing/logs?stdout=1")).toBe(
-      '{"message":"service nothing not found"} 404',
+      '{"message":"service nothing not found"}\n 404',
     );
   }, 30_000);
 

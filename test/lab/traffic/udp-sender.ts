@@ -2,10 +2,12 @@
  * Sends a datagram each 100 ms from one port to `<address> <port>` (a host of the lab) and prints each answer
  * as a line. Ends by itself after two minutes.
  */
-const [address = "", port = ""] = process.argv.slice(2);
+import { argv } from "node:process";
+
 const PERIOD_MS = 100;
 const LIFE_MS = 120_000;
 
+const [address = "", port = ""] = argv.slice(2);
 const socket = await Bun.udpSocket({
   socket: {
     data: (_, bytes) => console.log(bytes.toString("latin1").trim()),
@@ -21,5 +23,3 @@ setInterval(() => {
   }
 }, PERIOD_MS);
 setTimeout(() => process.exit(0), LIFE_MS);
-
-export {};
