@@ -52,7 +52,7 @@ export const INSIDE_CASES: readonly Case[] = [
       inside("sh -c 'echo $A $B'"),
       inside("cat /in-t"),
       sh(
-        "docker inspect -f '{{range .Mounts}}{{.Type}} {{.Name}} {{.Destination}} {{.Driver}} {{.RW}};{{end}}' $box",
+        "docker inspect -f '{{range .Mounts}}{{if eq .Type \"volume\"}}{{.Name}} {{.Destination}} {{.Driver}} {{.RW}}{{end}}{{end}}' $box",
       ),
     ],
     "every option": [
