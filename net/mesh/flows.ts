@@ -18,6 +18,7 @@ import { ClusterError } from "../../core/errors.ts";
 import { addressDigits, formatDigits } from "./family.ts";
 import { isInBlock, parseIpv4, parseIpv4Block } from "./ipv4.ts";
 import {
+  ADDRESS_FAMILY,
   attribute,
   errorNumber,
   nestedAttribute,
@@ -50,7 +51,6 @@ const TCP_STATE = 1;
 const TCP_STATES_OVER: readonly number[] = [7, 8];
 const FILTER_REPLY = 2;
 const FILTER_SOURCE = 1;
-const PROTOCOL_FAMILY: Record<Family, number> = { ipv4: 2, ipv6: 10 };
 const SOURCE_ATTRIBUTE: Record<Family, number> = { ipv4: 1, ipv6: 3 };
 const TARGET_ATTRIBUTE: Record<Family, number> = { ipv4: 2, ipv6: 4 };
 const ENOENT = 2;
@@ -160,7 +160,7 @@ export function kernelFlows(namespacePath?: string): Flows {
     tail = turn.catch(() => undefined);
     return turn;
   };
-  const header = (family: Family) => Buffer.from([PROTOCOL_FAMILY[family], 0, 0, 0]);
+  const header = (family: Family) => Buffer.from([ADDRESS_FAMILY[family], 0, 0, 0]);
 
   const list = async (
     from: NetlinkSocket,

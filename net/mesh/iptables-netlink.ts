@@ -7,6 +7,7 @@
  * messages are in the network's byte order.
  */
 import {
+  ADDRESS_FAMILY,
   attribute,
   attributeList,
   errorNumber,
@@ -21,7 +22,6 @@ import {
 import type { Family } from "./plan.ts";
 
 const GET_RULE = (10 << 8) | 7;
-const PROTOCOL_FAMILY: Record<Family, number> = { ipv4: 2, ipv6: 10 };
 const RULE = { table: 1, chain: 2, expressions: 4 } as const;
 const EXPRESSION = { name: 1, data: 2 } as const;
 const COUNTER_PACKETS = 2;
@@ -93,7 +93,7 @@ function askRules(
   chain: string,
   sequence: number,
 ): CountedRule[] | undefined {
-  const header = Buffer.from([PROTOCOL_FAMILY[family], 0, 0, 0]);
+  const header = Buffer.from([ADDRESS_FAMILY[family], 0, 0, 0]);
   const named = (type: number, name: string) => attribute(type, Buffer.from(`${name}\0`));
   const body = Buffer.concat([header, named(RULE.table, "nat"), named(RULE.chain, chain)]);
   const flags = NLM_F_REQUEST | NLM_F_DUMP;

@@ -11,6 +11,7 @@ import { addressDigits, formatDigits, wordsOf } from "./family.ts";
 import type { IpvsCommand, IpvsScheduling, IpvsService } from "./ipvs-services.ts";
 import { IPVS_MARK } from "./names.ts";
 import {
+  ADDRESS_FAMILY,
   attribute,
   errorNumber,
   nestedAttribute,
@@ -28,7 +29,6 @@ import {
 } from "./netlink.ts";
 import type { Family } from "./plan.ts";
 
-const ADDRESS_FAMILY: Record<Family, number> = { ipv4: 2, ipv6: 10 };
 /** All clients apart: of IPv4 a mask, of IPv6 a prefix length. */
 const CLIENT_MASK: Record<Family, number> = { ipv4: 0xffff_ffff, ipv6: 128 };
 const GENL_ID_CTRL = 16;

@@ -9,6 +9,8 @@ import { closeSync, openSync } from "node:fs";
 import { dlopen, FFIType, ptr } from "bun:ffi";
 import { ClusterError } from "../../core/errors.ts";
 
+/** Of sockets, and of whatever a message is about. */
+export const ADDRESS_FAMILY = { ipv4: 2, ipv6: 10 } as const;
 export const NETLINK_NETFILTER = 12;
 export const NETLINK_GENERIC = 16;
 export const NLMSG_ERROR = 2;

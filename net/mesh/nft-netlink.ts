@@ -15,6 +15,7 @@ import { assert } from "../../core/assert.ts";
 import { ClusterError } from "../../core/errors.ts";
 import { NFT_TABLE } from "./names.ts";
 import {
+  ADDRESS_FAMILY,
   attribute,
   errorNumber,
   nestedAttribute,
@@ -44,7 +45,6 @@ const MESSAGE = {
   generation: (SUBSYSTEM << 8) | 16,
 } as const;
 const NLM_F_CREATE = 0x400;
-const PROTOCOL_FAMILY: Record<Family, number> = { ipv4: 2, ipv6: 10 };
 const LIST = { table: 1, set: 2, elements: 3 } as const;
 const LIST_ELEMENT = 1;
 const ELEMENT = { key: 1, value: 2 } as const;
@@ -128,7 +128,7 @@ export function encodeNftChange(change: NftElementChange): NftMessage[] {
     what: `${change.kind} element of ${change.set}`,
     type: MESSAGE[change.kind],
     flags: NLM_F_REQUEST | NLM_F_ACK | (change.kind === "add" ? NLM_F_CREATE : 0),
-    body: body(PROTOCOL_FAMILY[change.family], 0, [
+    body: body(ADDRESS_FAMILY[change.family], 0, [
       text(LIST.table, NFT_TABLE),
       text(LIST.set, change.set),
       nestedAttribute(LIST.elements, list),
