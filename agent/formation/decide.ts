@@ -24,8 +24,7 @@ export function decideFormation(
   me: { bootId: string; peersDigest: string; role: FormRole },
   reports: readonly PeerReport[],
 ): FormDecision {
-  const isSelf = (report: PeerReport) => "answer" in report && report.answer.bootId === me.bootId;
-  const own = reports.filter(isSelf);
+  const own = ownReports(me, reports);
   const self = own[0]?.addr;
   if (own.length > 1) {
     return wait(
@@ -44,7 +43,7 @@ export function decideFormation(
     return { type: "join", addrs, token: member.token, ...(self === undefined ? {} : { self }) };
   }
   // What this host takes itself for is found out just here.
-  const others = reports.filter((report) => !isSelf(report));
+  const others = reports.filter((report) => !own.includes(report));
   const trouble = others.flatMap((report) => troubleOf(me.peersDigest, report));
   const first = reports[0]?.addr ?? "";
   if (self === undefined || role === "worker") {
@@ -65,6 +64,14 @@ export function decideFormation(
   if (trouble.length > 0)
     return wait(`the cluster is founded when all answer: ${trouble.join("; ")}`);
   return { type: "found", self };
+}
+
+/** Those that come from this host itself: which of the list it is. */
+export function ownReports(
+  me: { bootId: string },
+  reports: readonly PeerReport[],
+): readonly PeerReport[] {
+  return reports.filter((report) => "answer" in report && report.answer.bootId === me.bootId);
 }
 
 /** Why this peer hinders the founding. */

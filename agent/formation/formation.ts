@@ -3,7 +3,7 @@
  * every host, and a secret that all have takes the place of init, tokens and joins (DESIGN.md).
  *
  * Owned here: the listener and the questions of a host that is in no cluster. Once it is in one, the
- * manager's own port answers (`answerAsk`), and a file in the data directory keeps it from doing any of
+ * manager's own port answers (`answer`), and a file in the data directory keeps it from doing any of
  * this again: who leaves a cluster, or is removed, has left.
  */
 import { randomUUID } from "node:crypto";
@@ -22,7 +22,7 @@ import { type RpcServer, startRpcServer } from "../../net/rpc/server.ts";
 import { DEFAULT_RPC_PORT } from "../address.ts";
 import type { ApiPorts } from "../api/ports.ts";
 import type { Logger } from "../logger.ts";
-import { decideFormation, type FormRole, type PeerReport } from "./decide.ts";
+import { decideFormation, type FormRole, ownReports, type PeerReport } from "./decide.ts";
 import {
   type FormKey,
   openAnswer,
@@ -47,7 +47,7 @@ const CERTIFICATE_LIFE_MS = 10 * 365 * 86_400_000;
 const SUCCESSION_TRIES = 90;
 
 export type FormationOptions = {
-  /** `host` or `host:port`, the founder first. */
+  /** Names or IPv4 addresses, the founder first. */
   peers: readonly string[];
   key: FormKey;
   role: FormRole;
@@ -125,7 +125,7 @@ export function createFormation(options: FormationOptions): Formation {
   let self: string | undefined;
   let failureCount = 0;
   let why: string | undefined;
-  let told = "";
+  let lastSaid = "";
   let isStopped = false;
   let timer: Timer | undefined;
   let running: Promise<void> = Promise.resolve();
@@ -136,8 +136,8 @@ export function createFormation(options: FormationOptions): Formation {
   };
   const say = (text: string | undefined) => {
     why = text;
-    if (text === undefined || text === told) return;
-    told = text;
+    if (text === undefined || text === lastSaid) return;
+    lastSaid = text;
     log.info({ component: "formation" }, text);
   };
 
@@ -163,8 +163,8 @@ export function createFormation(options: FormationOptions): Formation {
         form: async ({ sealed }) => {
           const { number } = openAsk(key, sealed);
           const state = wasMember() ? "left" : "fresh";
-          const told = { number, bootId, peersDigest, state } as const;
-          return { sealed: sealAnswer(key, self === undefined ? told : { ...told, self }) };
+          const answer = { number, bootId, peersDigest, state } as const;
+          return { sealed: sealAnswer(key, self === undefined ? answer : { ...answer, self }) };
         },
       },
     });
@@ -205,7 +205,7 @@ export function createFormation(options: FormationOptions): Formation {
     await setListening(true);
     const reports = await Promise.all(peers.map(askPeer));
     const decision = decideFormation({ bootId, peersDigest, role }, reports);
-    self = reports.find((report) => "answer" in report && report.answer.bootId === bootId)?.addr;
+    self = ownReports({ bootId }, reports)[0]?.addr;
     if (isStopped) return;
     if (decision.type === "wait") {
       say(`This host forms a cluster by itself: ${decision.why}`);
@@ -224,18 +224,23 @@ export function createFormation(options: FormationOptions): Formation {
     failureCount = 0;
   };
 
+  /** What hinders `step` is no bug: it is said, and tried again in the next round. */
+  const told = async (what: string, step: () => Promise<void>) => {
+    try {
+      await step();
+    } catch (error) {
+      if (!(error instanceof ClusterError)) throw error;
+      say(`This host ${what}: ${error.message}`);
+    }
+  };
+
   const run = async (
     node: Pick<ApiPorts, "init" | "join" | "localNode">,
     request: LocalRequest,
   ) => {
     const { state, isManager } = node.localNode();
     if (state === "inactive" && !wasMember()) {
-      try {
-        await round(node);
-      } catch (error) {
-        if (!(error instanceof ClusterError)) throw error;
-        say(`This host forms a cluster by itself, and tries again: ${error.message}`);
-      }
+      await told("forms a cluster by itself, and tries again", () => round(node));
       // Also when a join goes on in the background.
       const { nodeId, isManager: isOne } = node.localNode();
       if (nodeId === undefined) return;
@@ -243,8 +248,8 @@ export function createFormation(options: FormationOptions): Formation {
       if (isOne) await succeed(request, nodeId);
     } else if (state === "inactive") {
       // To say so to others: they wait for each other to say anything.
-      await setListening(true);
       say(undefined);
+      await told("was in a cluster, and cannot tell those who form one", () => setListening(true));
     } else {
       await setListening(false);
       say(undefined);
@@ -313,8 +318,8 @@ export function createFormation(options: FormationOptions): Formation {
     },
     answer: async (sealed, tokens) => {
       const { number } = openAsk(key, sealed);
-      const told = { number, bootId, peersDigest, tokens: await tokens() };
-      return sealAnswer(key, { ...told, state: "member" });
+      const answer = { number, bootId, peersDigest, tokens: await tokens() };
+      return sealAnswer(key, { ...answer, state: "member" });
     },
     waitsFor: () => why,
     giveWay: () => setListening(false),
