@@ -7,6 +7,7 @@
  * P1. A plugin has one task at a time: of those that name it the one that is wanted, else the newest.
  * P2. Only what a task of ours has installed is changed or removed: which, is in the tasks' records
  *     (`plugin`), written before the installation. A plugin of the user's own rejects the task.
+ *     Whose it is by P1 has it in its record before the record of the task before it can go.
  * P3. Privileges are granted that the spec names, no others.
  *
  * Source: moby daemon/cluster/controllers/plugin/controller.go.
@@ -70,6 +71,23 @@ export function hasNoPlugins(
   for (const { spec } of tasks.values()) if (spec.PluginSpec) return false;
   for (const { plugin } of records.values()) if (plugin !== undefined) return false;
   return true;
+}
+
+/** P2: the tasks that take a plugin over from another one, with the record to write down for each. */
+export function takenOverPlugins(
+  plugins: readonly EnginePlugin[],
+  tasks: ReadonlyMap<string, Task>,
+  records: ReadonlyMap<string, TaskRecord>,
+): Map<string, TaskRecord> {
+  const own = ownPlugins(records);
+  const taken = new Map<string, TaskRecord>();
+  for (const { name } of plugins) {
+    const taskId = own.has(name) ? ownerOf(name, tasks, records) : undefined;
+    const task = taskId === undefined ? undefined : tasks.get(taskId);
+    if (!task || records.get(task.id)?.plugin === name) continue;
+    taken.set(task.id, { ...currentRecord(task, records.get(task.id)), plugin: name });
+  }
+  return taken;
 }
 
 /** What the tasks' plugins look like as containers, by task id. */

@@ -33,6 +33,7 @@ import {
   ownPlugins,
   pluginContainers,
   pluginName,
+  takenOverPlugins,
 } from "./plugins.ts";
 import type { ReconcilerOutput } from "./protocol.ts";
 import type { Attempt, EngineStep, TaskRecord, TaskStep } from "./task-step.ts";
@@ -320,6 +321,10 @@ export function startReconciler(ports: ReconcilerPorts): Reconciler {
     for (const { taskId, step, outcome } of endedNow) {
       busy.delete(taskId); // R1
       noteAttempt(taskId, step, outcome);
+    }
+    for (const [taskId, record] of takenOverPlugins(lastPlugins, wanted.tasks, records)) {
+      records.set(taskId, record);
+      journal.putRecord(taskId, record);
     }
     const asContainers = pluginContainers(lastPlugins, wanted.tasks, records);
     if (asContainers.size > 0) {

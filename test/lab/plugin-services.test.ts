@@ -120,9 +120,15 @@ describeLab("plugin services", { hosts: 2, agents: true, tools: ["docker-registr
     await lab.host(2).killAgent("SIGKILL");
     await lab.host(2).startAgent();
     const ids = await docker("service ps driver -q --filter node=h2");
+    await docker("swarm update --task-history-limit 0");
     await lab.host(1).engine("plugin", "disable", "-f", "driver");
     await untilPlugins(1, [/^driver:latest false/]);
     await untilPlugins(1, [/^driver:latest true/]);
+    // Nobody remembers the task that installed it: the plugin is that of the next one.
+    await waitFor(
+      "the ended task to be gone",
+      async () => (await docker("service ps driver -q")).split("\n").length === 2,
+    );
     expect(await docker("service ps driver -q --filter node=h2")).toBe(ids);
   }, 60_000);
 

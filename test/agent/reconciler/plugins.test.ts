@@ -5,6 +5,7 @@ import {
   pluginName,
   type Plugins,
   preparePlugin,
+  takenOverPlugins,
 } from "../../../agent/reconciler/plugins.ts";
 import type { TaskRecord } from "../../../agent/reconciler/task-step.ts";
 import type { PluginSpec, Task, TaskState } from "../../../core/objects/task.ts";
@@ -83,6 +84,21 @@ describe("pluginContainers()", () => {
     expect(pluginContainers([enabled], tasks, records).get("gone")?.state).toBe("running");
     expect(pluginContainers([enabled], tasks, new Map()).size).toBe(0);
   });
+});
+
+test("a task that follows another one owns its plugin before the other is forgotten", () => {
+  const next = pluginTask("next", { status: { state: "assigned", atMs: 1, message: "" } });
+  const records = new Map([["old", record("shutdown")]]);
+  const taken = () => takenOverPlugins([plugin()], new Map([["next", next]]), records);
+  expect([...taken()]).toEqual([["next", { status: next.status, plugin: "driver:latest" }]]);
+  // It is removed before it has prepared anything: the plugin goes with it.
+  records.delete("old");
+  records.set("next", record("shutdown"));
+  expect(taken().size).toBe(0);
+  expect([...pluginContainers([plugin()], new Map(), records).keys()]).toEqual(["next"]);
+  // A user's own is taken over by nobody.
+  records.clear();
+  expect(taken().size).toBe(0);
 });
 
 describe("preparePlugin()", () => {
