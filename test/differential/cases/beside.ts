@@ -25,7 +25,7 @@ export const BESIDE_CASES: readonly Case[] = [
       ),
       sh("docker ps --filter is-task=true --filter label=a=b --format '{{.Names}}'"),
       sh("docker ps --filter is-task=false --filter label=a=b --format '{{.Names}}'"),
-      sh("docker ps --filter label=a=b --filter name=s1 --format '{{.Image}}'"),
+      sh("docker ps --filter label=a=b --filter name=^s1 --format '{{.Image}}'"),
       sh("docker ps --filter label=a=b --format '{{.Label \"a\"}}'"),
       sh(
         "docker ps --filter label=com.docker.swarm.node.id=$node --filter label=a=b --format '{{.Image}}'",
@@ -160,7 +160,8 @@ export const BESIDE_CASES: readonly Case[] = [
       sh(
         "docker inspect -f '{{range $k, $v := .NetworkSettings.Networks}}{{$k}} {{json $v.DriverOpts}} {{end}}' c1",
       ),
-      sh("docker ps --filter name=c1 --format '{{.Networks}}' | tr , '\\n' | sort"),
+      // Not part of a name: the random end of a task's name may be one, too.
+      sh("docker ps --filter name=^c1\\$ --format '{{.Networks}}' | tr , '\\n' | sort"),
       sh("docker ps --filter network=na15 --format '{{.Names}}'"),
       sh("docker exec c1 nslookup other | grep -c Name"),
       sh("docker network disconnect -f na15 c1"),
