@@ -15,7 +15,7 @@ import { assert } from "../core/assert.ts";
 import { trustedRoots } from "../core/ca/root-rotation.ts";
 import type { AssignmentsMessage } from "../core/dispatcher/assignment.ts";
 import { ClusterError } from "../core/errors.ts";
-import type { NodeRole } from "../core/objects/node.ts";
+import { KNOWN_KINDS, type NodeRole } from "../core/objects/node.ts";
 import type { RaftStatus } from "../core/protocol.ts";
 import type { Random } from "../core/random.ts";
 import { signExternally } from "../net/pki/external-ca.ts";
@@ -303,6 +303,7 @@ export function createNode(options: NodeOptions): Node {
         return {
           ...description,
           TLSInfo: tlsInfo(caCertificatePem, certificatePem),
+          knows: [...KNOWN_KINDS],
           ...(addresses6.length > 0 ? { addresses6 } : {}),
         };
       },

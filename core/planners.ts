@@ -6,6 +6,7 @@ import { planGlobal } from "./orchestrator/global.ts";
 import { planJobs } from "./orchestrator/jobs.ts";
 import { planReaping } from "./orchestrator/reaper.ts";
 import { planReplicated } from "./orchestrator/replicated.ts";
+import { planStackReaping } from "./orchestrator/stack-reaper.ts";
 import type { Planner } from "./plan.ts";
 import { planSchedule } from "./scheduler/schedule.ts";
 
@@ -22,5 +23,6 @@ export const PLANNERS: readonly Planner[] = [
   planAllocation,
   planSchedule,
   planDetachment,
+  planStackReaping,
   planRootRotation,
 ];

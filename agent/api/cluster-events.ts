@@ -74,8 +74,7 @@ export function createClusterEvents(nowMs: () => UnixMs): ClusterEventsSink {
   };
 
   const take = (change: Change) => {
-    const { table } = change;
-    if (table === "task" || table === "cluster" || table === "attachment") return;
+    if (!isTold(change)) return;
     const now = describe(change);
     const before = known.get(change.id);
     const attributes: Record<string, string> = { name: now.name };
@@ -89,7 +88,7 @@ export function createClusterEvents(nowMs: () => UnixMs): ClusterEventsSink {
     else known.set(change.id, now);
     const { createdAtMs, updatedAtMs } = change.object;
     const atMs = { create: createdAtMs, update: updatedAtMs, remove: nowMs() }[change.kind];
-    emit({ type: table, action: change.kind, id: change.id, attributes, atMs });
+    emit({ type: change.table, action: change.kind, id: change.id, attributes, atMs });
   };
 
   const tellLeader = (nodeId: string, isLeader: boolean) => {
@@ -145,7 +144,14 @@ function addChanges(
   }
 }
 
-function describe(change: Exclude<Change, { table: "task" | "cluster" | "attachment" }>): Known {
+type Told = Exclude<Change, { table: "task" | "cluster" | "attachment" | "stack" }>;
+
+/** Stock has events of these objects; those of a stack's services tell of the stack. */
+function isTold(change: Change): change is Told {
+  return !["task", "cluster", "attachment", "stack"].includes(change.table);
+}
+
+function describe(change: Told): Known {
   if (change.table === "node") return describeNode(change.object);
   if (change.table === "service") return describeService(change.object);
   return { name: change.object.spec.Name, told: {} };

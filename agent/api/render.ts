@@ -58,7 +58,11 @@ export function renderCluster(cluster: Cluster, tlsInfo: TlsInfo): Json {
 
 /** `raft` as the leader sees it; absent when it could not be asked. */
 export function renderNode(node: NodeObject, raft: RaftStatus | undefined): Json {
-  const { addresses6: _, ...description } = node.description ?? {
+  const {
+    addresses6: _addresses,
+    knows: _kinds,
+    ...description
+  } = node.description ?? {
     Platform: {},
     Resources: {},
     Engine: {},

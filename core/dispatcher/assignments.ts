@@ -152,6 +152,7 @@ export function sharedKeysOf(view: ClusterView, change: Change): string[] {
     case "secret":
     case "config":
       return [];
+    case "stack":
     default:
       return unreachable(change);
   }

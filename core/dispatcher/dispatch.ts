@@ -202,6 +202,7 @@ function touchedNodes(changes: readonly Change[]): Set<NodeId> | "all" {
       case "network":
       case "service":
       case "attachment":
+      case "stack":
         break;
       default:
         unreachable(change);

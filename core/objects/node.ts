@@ -26,7 +26,11 @@ export type NodeDescription = {
   TLSInfo?: { TrustRoot: string; CertIssuerSubject: string; CertIssuerPublicKey: string };
   /** By which it speaks in IPv6; the Docker API does not have it. Absent for none. */
   addresses6?: string[];
+  /** Kinds of objects that its version knows beside those of the first one (KNOWN_KINDS); not in the Docker API. */
+  knows?: string[];
 };
+/** One of a kind that some manager does not know must not be proposed: that one would refuse it, the others not. */
+export const KNOWN_KINDS = ["stack"] as const;
 /** Of one node; more are not told. */
 export const ADDRESSES6_MAX = 16;
 

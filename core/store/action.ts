@@ -11,6 +11,7 @@ import type { Network } from "../objects/network.ts";
 import type { NodeObject } from "../objects/node.ts";
 import type { Config, Secret } from "../objects/secret.ts";
 import type { Service } from "../objects/service.ts";
+import type { Stack } from "../objects/stack.ts";
 import type { Task, TaskStatus } from "../objects/task.ts";
 
 export type Tables = {
@@ -22,6 +23,7 @@ export type Tables = {
   secret: Secret;
   config: Config;
   attachment: Attachment;
+  stack: Stack;
 };
 export type TableName = keyof Tables;
 

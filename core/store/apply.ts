@@ -64,6 +64,7 @@ const REQUIRED_FIELDS: { [T in TableName]: readonly string[] } = {
   secret: ["spec"],
   config: ["spec"],
   attachment: ["nodeId", "networkId", "address", "name", "aliases"],
+  stack: ["spec", "revisions"],
 };
 const OWN_FIELDS: ReadonlySet<string> = new Set(["id", "version", "createdAtMs", "updatedAtMs"]);
 

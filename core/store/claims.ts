@@ -67,6 +67,7 @@ export function claimsOf<T extends TableName>(table: T, object: Tables[T]): Clai
       return { exclusive: taskAddresses(row.object), shared: [] };
     case "secret":
     case "config":
+    case "stack":
       return { exclusive: [nameClaim(row.table, row.object.spec.Name)], shared: [] };
     default:
       return unreachable(row);

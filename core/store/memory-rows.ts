@@ -26,6 +26,7 @@ export const TABLE_NAMES = [
   "service",
   "task",
   "attachment",
+  "stack",
 ] as const satisfies readonly TableName[];
 
 /** One object with the name of its table. */
@@ -47,7 +48,10 @@ export function createMemoryRows(): MemoryRows {
   let references = new Map<ObjectKey, Set<ObjectKey>>();
 
   const table = <T extends TableName>(name: T): Table<T> => tables[name];
-  const byName = <T extends "network" | "service" | "secret" | "config">(name: T, text: string) => {
+  const byName = <T extends "network" | "service" | "secret" | "config" | "stack">(
+    name: T,
+    text: string,
+  ) => {
     const holder = exclusive.get(nameClaim(name, text));
     if (holder === undefined) return undefined;
     const object = table(name).byId.get(holder.slice(name.length + 1));
@@ -119,6 +123,9 @@ export function createMemoryRows(): MemoryRows {
     configs: () => handOut(table("config").sorted),
     attachment: (id) => table("attachment").byId.get(id),
     attachments: () => handOut(table("attachment").sorted),
+    stack: (id) => table("stack").byId.get(id),
+    stackByName: (name) => byName("stack", name),
+    stacks: () => handOut(table("stack").sorted),
 
     get: (name, id) => table(name).byId.get(id),
     put,
@@ -178,6 +185,7 @@ function emptyTables(): { [T in TableName]: Table<T> } {
     service: empty<"service">(),
     task: empty<"task">(),
     attachment: empty<"attachment">(),
+    stack: empty<"stack">(),
   };
 }
 

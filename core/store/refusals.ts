@@ -244,6 +244,7 @@ export function refuseRemoval(rows: RowStore, table: TableName, id: string): Ref
     case "service":
     case "task":
     case "attachment":
+    case "stack":
       // A removed service's tasks stay: the orchestrator stops and removes them.
       return undefined;
     case "network":

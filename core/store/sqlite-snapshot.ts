@@ -68,6 +68,7 @@ export function* bodiesOf(view: ClusterView): Generator<{ table: TableName; body
     service: view.services(),
     task: view.tasks(),
     attachment: view.attachments(),
+    stack: view.stacks(),
   };
   for (const table of TABLE_NAMES) {
     for (const object of lists[table]) yield { table, body: JSON.stringify(object) };

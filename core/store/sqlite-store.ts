@@ -59,10 +59,12 @@ const SCHEMA = `
   CREATE TABLE IF NOT EXISTS config (id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
   CREATE TABLE IF NOT EXISTS task (id TEXT PRIMARY KEY NOT NULL, service_id TEXT NOT NULL, node_id TEXT, version INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
   CREATE TABLE IF NOT EXISTS attachment (id TEXT PRIMARY KEY NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
+  CREATE TABLE IF NOT EXISTS stack (id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, body TEXT NOT NULL, checksum INTEGER NOT NULL) STRICT;
   CREATE INDEX IF NOT EXISTS network_name ON network (name);
   CREATE INDEX IF NOT EXISTS service_name ON service (name);
   CREATE INDEX IF NOT EXISTS secret_name ON secret (name);
   CREATE INDEX IF NOT EXISTS config_name ON config (name);
+  CREATE INDEX IF NOT EXISTS stack_name ON stack (name);
   CREATE INDEX IF NOT EXISTS task_service ON task (service_id, id);
   CREATE INDEX IF NOT EXISTS task_node ON task (node_id, id);
 `;
@@ -451,6 +453,7 @@ const COLUMNS: { [T in TableName]: readonly string[] } = {
   config: ["id", "name", "version"],
   task: ["id", "service_id", "node_id", "version"],
   attachment: ["id", "version"],
+  stack: ["id", "name", "version"],
 };
 
 /** In the order of COLUMNS. */
@@ -465,6 +468,7 @@ function columnsOf(row: Row, form: RowForm): (string | number | null)[] {
     case "service":
     case "secret":
     case "config":
+    case "stack":
       return [id, form.nameOf(row.object.spec.Name), version];
     case "task":
       return [id, row.object.serviceId, row.object.nodeId ?? null, version];

@@ -61,6 +61,9 @@ export function createSqliteView(
     configs: list("config"),
     attachment: one("attachment", "id = ?"),
     attachments: list("attachment"),
+    stack: one("stack", "id = ?"),
+    stackByName: byName("stack"),
+    stacks: list("stack"),
   };
   return { at: (index) => ({ ...reads, index }) };
 }

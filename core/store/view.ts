@@ -10,6 +10,7 @@ import type { Network } from "../objects/network.ts";
 import type { NodeObject } from "../objects/node.ts";
 import type { Config, Secret } from "../objects/secret.ts";
 import type { Service } from "../objects/service.ts";
+import type { Stack } from "../objects/stack.ts";
 import type { Task } from "../objects/task.ts";
 
 export type ClusterView = {
@@ -36,4 +37,7 @@ export type ClusterView = {
   configs(): readonly Config[];
   attachment(id: string): Attachment | undefined;
   attachments(): readonly Attachment[];
+  stack(id: string): Stack | undefined;
+  stackByName(name: string): Stack | undefined;
+  stacks(): readonly Stack[];
 };

@@ -55,6 +55,8 @@ export const DETACH_MAX = 1_000;
 
 /** There are two of each at most. */
 const ENCRYPTION_LIST_MAX = 4;
+/** Of kinds of objects; newer versions know more. */
+const KINDS_MAX = 64;
 
 /** Statuses in one report; the agent's batches are smaller. */
 export const STATUSES_MAX = 1_000;
@@ -94,6 +96,7 @@ const description = z.object({
     .object({ TrustRoot: pem, CertIssuerSubject: pem, CertIssuerPublicKey: pem })
     .exactOptional(),
   addresses6: z.array(shortText).max(ADDRESSES6_MAX).exactOptional(),
+  knows: z.array(shortText).max(KINDS_MAX).exactOptional(),
 } satisfies Fields<NodeDescription>);
 
 const encryption = z.object({

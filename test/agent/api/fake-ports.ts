@@ -10,7 +10,7 @@ import { ClusterError, fromErrorBody } from "../../../core/errors.ts";
 import { newId } from "../../../core/ids.ts";
 import { type Cluster, defaultClusterSpec } from "../../../core/objects/cluster.ts";
 import type { Network } from "../../../core/objects/network.ts";
-import type { NodeObject } from "../../../core/objects/node.ts";
+import { KNOWN_KINDS, type NodeObject } from "../../../core/objects/node.ts";
 import type { Service } from "../../../core/objects/service.ts";
 import type { Task } from "../../../core/objects/task.ts";
 import type { RaftStatus } from "../../../core/protocol.ts";
@@ -205,6 +205,7 @@ export function makeNode(id: string, hostname: string, set: Partial<NodeObject> 
       Resources: { NanoCPUs: 2_000_000_000, MemoryBytes: 4_000_000_000 },
       Engine: { EngineVersion: "20.10.24", Plugins: [{ Type: "Network", Name: "bridge" }] },
       TLSInfo: { TrustRoot: CA_PEM, CertIssuerSubject: "", CertIssuerPublicKey: "" },
+      knows: [...KNOWN_KINDS],
     },
     status: { state: "ready", message: "", addr: `192.168.77.${9 + index}` },
     role: "worker",

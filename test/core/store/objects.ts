@@ -124,6 +124,17 @@ export function secretDraft(id: string, name = id): Draft<"secret"> {
   return { id, spec: { Name: name, Labels: {}, Data: "aGVsbG8=" } };
 }
 
+export function stackDraft(id: string, name = id, networks: string[] = []): Draft<"stack"> {
+  const model = {
+    services: [],
+    networks: networks.map((Name) => ({ Name, Labels: {} })),
+    secrets: [],
+    configs: [],
+    externals: { networks: [], secrets: [], configs: [] },
+  };
+  return { id, spec: { Name: name }, revisions: [{ number: 1, atMs: AT_MS, files: [], model }] };
+}
+
 export const DESCRIPTION: NodeDescription = {
   Hostname: "host",
   Platform: { Architecture: "x86_64", OS: "linux" },

@@ -11,6 +11,7 @@ import {
   nodeDraft,
   proposal,
   secretDraft,
+  stackDraft,
   serviceDraft,
   taskDraft,
   taskSpec,
@@ -23,6 +24,7 @@ const networkId = pick("net1", "net2", "net3");
 const serviceId = pick("s1", "s2", "s3");
 const taskId = pick("t1", "t2", "t3", "t4", "t5", "t6");
 const secretId = pick("x1", "x2");
+const stackId = pick("k1", "k2");
 const name = pick("alpha", "Alpha", "beta", "gamma");
 const address = pick("10.0.1.2", "10.0.1.3", "10.0.1.4");
 const desired = pick("ready", "running", "complete", "shutdown", "remove");
@@ -105,6 +107,26 @@ const action = fc.oneof(
     arbitrary: fc
       .record({ table: pick("secret", "config"), secretId, name })
       .map((x) => create(x.table, secretDraft(x.secretId, x.name))),
+  },
+  {
+    weight: 1,
+    arbitrary: fc
+      .record({ stackId, name })
+      .map((k) => create("stack", stackDraft(k.stackId, k.name, [k.name]))),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({ stackId, name, ifVersion }).map((k) =>
+      withVersion(
+        {
+          type: "update",
+          table: "stack",
+          id: k.stackId,
+          set: { revisions: stackDraft(k.stackId, k.name).revisions },
+        },
+        k.ifVersion,
+      ),
+    ),
   },
   {
     weight: 1,
@@ -194,6 +216,7 @@ const action = fc.oneof(
         fc.record({ table: pick("network"), id: networkId }),
         fc.record({ table: pick("node"), id: nodeId }),
         fc.record({ table: pick("secret", "config"), id: secretId }),
+        fc.record({ table: pick("stack"), id: stackId }),
       )
       .map((r) => ({ type: "remove", ...r })),
   },

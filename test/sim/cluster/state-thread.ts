@@ -277,6 +277,7 @@ function exportRows(rows: MemoryRows): Row[] {
     ...rows.services().map(row("service")),
     ...rows.tasks().map(row("task")),
     ...rows.attachments().map(row("attachment")),
+    ...rows.stacks().map(row("stack")),
   ];
 }
 

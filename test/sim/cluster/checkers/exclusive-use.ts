@@ -57,6 +57,7 @@ function claimsOf(change: Change): string[] {
     case "network":
     case "secret":
     case "config":
+    case "stack":
       return [];
     default:
       return unreachable(change);
