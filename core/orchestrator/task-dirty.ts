@@ -46,6 +46,10 @@ function comparable(spec: TaskSpec, isPulled: boolean): Record<string, unknown> 
   // Go clients write the names of the defaults.
   if (rest.Runtime === "container") delete rest.Runtime;
   if (container.Isolation === "default") delete container.Isolation;
+  if (rest.RestartPolicy?.Condition === "any") {
+    const { Condition: _default, ...policy } = rest.RestartPolicy;
+    rest.RestartPolicy = policy;
+  }
   return { ...rest, ContainerSpec: container };
 }
 

@@ -44,6 +44,7 @@ describe("isTaskDirty()", () => {
       changed((service) => {
         service.spec.TaskTemplate.ContainerSpec.PullOptions = { RegistryAuth: "x" };
         service.spec.TaskTemplate.Runtime = "container";
+        service.spec.TaskTemplate.RestartPolicy = { Condition: "any", MaxAttempts: 0 };
         service.spec.EndpointSpec = {
           Mode: "dnsrr",
           Ports: service.spec.EndpointSpec?.Ports ?? [],
