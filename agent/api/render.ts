@@ -103,12 +103,17 @@ function managerStatus(nodeId: string, addr: string, raft: RaftStatus | undefine
 export type ServiceStatus = { RunningTasks: number; DesiredTasks: number; CompletedTasks: number };
 
 /** Counts for `docker service ls`. Source: SwarmKit controlapi ListServiceStatuses. */
-export function serviceStatus(service: Service, tasks: readonly Task[]): ServiceStatus {
+export function serviceStatus(service: Service, view: ClusterView): ServiceStatus {
+  const tasks = view.tasksByService(service.id);
   if (isJob(service.spec)) return jobStatus(service, tasks);
   const wanted = tasks.filter((task) => task.desiredState === "running");
   // Unlike stock, a task that is being replaced is not counted: its status can stay "running" for
   // as long as its node is away.
-  const running = wanted.filter((task) => task.status.state === "running");
+  // That of a stateful slot stays wanted meanwhile, and does not count either.
+  const running = wanted.filter(
+    ({ status, nodeId = "" }) =>
+      status.state === "running" && view.node(nodeId)?.status.state !== "down",
+  );
   const replicated = service.spec.Mode.Replicated;
   return {
     RunningTasks: running.length,

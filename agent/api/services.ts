@@ -44,9 +44,7 @@ export function serviceRoutes(context: ApiContext): Hono {
         .filter((service) => matches(service, filters))
         .map((service) => ({
           ...renderService(service, view, { insertDefaults: false }),
-          ...(withStatus
-            ? { ServiceStatus: serviceStatus(service, view.tasksByService(service.id)) }
-            : {}),
+          ...(withStatus ? { ServiceStatus: serviceStatus(service, view) } : {}),
         })),
     );
     return c.json(services);

@@ -19,6 +19,7 @@ import {
 import type { ContainerSpec, TaskSpec } from "../../core/objects/task.ts";
 import { drainProblem } from "../../core/dispatcher/withdrawal.ts";
 import { balancingProblem } from "../../core/objects/balancing.ts";
+import { slotNameProblem, statefulProblem } from "../../core/objects/stateful.ts";
 import { progressDeadlineProblem } from "../../core/orchestrator/progress-deadline.ts";
 import { parseConstraints } from "../../core/scheduler/constraint.ts";
 import type { ClusterView } from "../../core/store/view.ts";
@@ -187,7 +188,7 @@ export function validateServiceSpec(view: ClusterView, spec: ServiceSpec, servic
     if (spec.UpdateConfig) refuse("Jobs may not have an update config");
     if (spec.RollbackConfig) refuse("Jobs may not have a rollback config");
   }
-  validateExtensions(spec);
+  validateExtensions(view, spec, service?.id);
   validateUpdateConfig(spec.UpdateConfig);
   validateUpdateConfig(spec.RollbackConfig);
   validateEndpoint(spec.EndpointSpec);
@@ -349,13 +350,18 @@ function validateReferences(view: ClusterView, container: ContainerSpec): void {
   );
 }
 
-function validateExtensions(spec: ServiceSpec): void {
+function validateExtensions(view: ClusterView, spec: ServiceSpec, ownId: string | undefined): void {
   const generic = spec.TaskTemplate.Resources?.Reservations?.GenericResources ?? [];
   const problem =
     genericReservationProblem(generic) ??
     progressDeadlineProblem(spec) ??
     drainProblem(spec.Labels) ??
-    balancingProblem(spec);
+    balancingProblem(spec) ??
+    statefulProblem(spec) ??
+    slotNameProblem(
+      spec,
+      view.services().flatMap((other) => (other.id === ownId ? [] : [other.spec])),
+    );
   if (problem !== undefined) refuse(problem);
 }
 

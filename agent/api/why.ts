@@ -6,6 +6,7 @@
 import { ClusterError } from "../../core/errors.ts";
 import type { UnixMs } from "../../core/ids.ts";
 import { completionsOf, isJob, replicasOf, type Service } from "../../core/objects/service.ts";
+import { isOrdered, isStateful, ORDER_LABEL } from "../../core/objects/stateful.ts";
 import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../../core/objects/task.ts";
 import { isWanted } from "../../core/orchestrator/slot.ts";
 import { type NodeVerdict, verdictsOn } from "../../core/scheduler/why.ts";
@@ -180,6 +181,12 @@ function notesOf(service: Service | undefined, wanted: readonly Task[], nowMs: U
   if (replicasOf(service.spec) === 0) {
     notes.push(`0 replicas are wanted: docker service scale ${service.spec.Name}=1`);
   }
+  const nextSlot = slotInTurn(service, wanted);
+  if (nextSlot !== undefined) {
+    notes.push(
+      `Slot ${nextSlot} is made when all slots below it run: label ${ORDER_LABEL}=parallel makes them at once`,
+    );
+  }
   for (const task of wanted) {
     const { startAfterMs } = task;
     if (task.desiredState !== "ready" || startAfterMs === undefined || startAfterMs <= nowMs)
@@ -188,6 +195,16 @@ function notesOf(service: Service | undefined, wanted: readonly Task[], nowMs: U
     notes.push(`${taskName(task)} starts in ${seconds} s: the restart delay of the service`);
   }
   return notes;
+}
+
+/** The first slot of an ordered stateful service that is not there yet, as it waits for those below it. */
+function slotInTurn({ spec, slots }: Service, wanted: readonly Task[]): number | undefined {
+  if (!isStateful(spec) || !isOrdered(spec.Labels)) return undefined;
+  const replicas = replicasOf(spec) ?? 0;
+  for (let number = 2; number <= replicas; number += 1) {
+    if (slots?.[number] === undefined && !wanted.some(({ slot }) => slot === number)) return number;
+  }
+  return undefined;
 }
 
 function failuresOf(view: ClusterView, tasks: readonly Task[]): WhyReport["failures"] {

@@ -25,6 +25,7 @@ import {
   PREFER_LABEL,
   PUBLISH_LABEL,
 } from "../../core/objects/balancing.ts";
+import { STATEFUL_LABELS } from "../../core/objects/stateful.ts";
 import { PROGRESS_DEADLINE_LABEL } from "../../core/orchestrator/progress-deadline.ts";
 import {
   addresses,
@@ -516,6 +517,7 @@ const SERVICE_LABELS: readonly string[] = [
   PREFER_LABEL,
   AFFINITY_LABEL,
   PUBLISH_LABEL,
+  ...STATEFUL_LABELS,
 ];
 const isServiceLabel = (label: string) => SERVICE_LABELS.includes(label) || isBalancingLabel(label);
 

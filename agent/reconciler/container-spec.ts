@@ -21,6 +21,7 @@ import { ClusterError } from "../../core/errors.ts";
 import type { NodeSettings } from "../../core/dispatcher/assignment.ts";
 import { resourceEnvironment } from "../../core/objects/generic-resource.ts";
 import { isNodeLocal, type Network } from "../../core/objects/network.ts";
+import { slotNameOf } from "../../core/objects/stateful.ts";
 import type { Config, Secret } from "../../core/objects/secret.ts";
 import {
   type ContainerSpec,
@@ -167,7 +168,7 @@ export function containerPlan(input: ContainerInput): ContainerPlan {
     ...definedOnly({
       Entrypoint: nonEmpty(spec.Command),
       Cmd: nonEmpty(spec.Args),
-      Hostname: spec.Hostname ? expandTemplate(spec.Hostname, context) : undefined,
+      Hostname: spec.Hostname ? expandTemplate(spec.Hostname, context) : ownHostname(task),
       Env: nonEmpty([
         ...(spec.Env ?? []).map((line) => expandTemplate(line, context)),
         ...resourceEnvironment(task.genericResources ?? []),
@@ -239,6 +240,11 @@ export function containerPlan(input: ContainerInput): ContainerPlan {
     files: files.map(({ target: _target, ...file }) => file),
     volumes: mounts.flatMap(volumeBody),
   };
+}
+
+/** A stateful service's task is named after its slot, but where the name is the node's. */
+function ownHostname(task: Task): string | undefined {
+  return task.spec.ContainerSpec.EngineOptions?.UTSMode === "host" ? undefined : slotNameOf(task);
 }
 
 /** Seconds between the stop signal and the kill; the engine counts whole seconds. */

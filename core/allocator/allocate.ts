@@ -13,6 +13,7 @@
  */
 import type { Network } from "../objects/network.ts";
 import type { Service, ServiceEndpoint } from "../objects/service.ts";
+import { slotNameOf } from "../objects/stateful.ts";
 import type { Task, TaskNetwork, TaskSpec } from "../objects/task.ts";
 import {
   closeDraft,
@@ -25,7 +26,7 @@ import { compareTasks, isWanted } from "../orchestrator/slot.ts";
 import type { Planner } from "../plan.ts";
 import type { ClusterView } from "../store/view.ts";
 import { address6Part } from "./address6.ts";
-import { type KeptAddresses, keepFixedAddresses, takeFixedAddresses } from "./fixed.ts";
+import { type KeptAddresses, takeFixedAddresses } from "./fixed.ts";
 import {
   type AddressPool,
   explainExhaustion,
@@ -34,6 +35,7 @@ import {
   takeAddress,
 } from "./ipam.ts";
 import { allocatePorts, openPortTable, type PortTable } from "./ports.ts";
+import { keepAddresses, takeSlotAddresses } from "./slot-addresses.ts";
 
 type Pools = Map<string, AddressPool>;
 
@@ -49,7 +51,7 @@ export const planAllocation: Planner = (input) => {
   if (services.length === 0 && tasks.length === 0) return closeDraft(draft);
 
   const pools = openAddressPools(input.view);
-  const kept = keepFixedAddresses(input.view, pools);
+  const kept = keepAddresses(input.view, pools);
   const ports = openPortTable(input.view);
   const results = new Map<string, ServiceEndpoint | string>();
   for (const service of services) {
@@ -121,6 +123,8 @@ function allocateTask(
   if (typeof wanted === "string") return wanted;
   const fixed = takeFixedAddresses(draft.view, task.spec, kept);
   if (typeof fixed === "string") return fixed;
+  const slots = takeSlotAddresses(draft, task, { pools, kept });
+  if (typeof slots === "string") return slots;
   const networks: TaskNetwork[] = [];
   const taken: { pool: AddressPool; address: string }[] = [];
   for (const { network, aliases } of wanted) {
@@ -128,7 +132,7 @@ function allocateTask(
       networks.push({ networkId: network.id, aliases });
       continue;
     }
-    const given = fixed.get(network.id);
+    const given = fixed.get(network.id) ?? slots.get(network.id);
     if (given !== undefined) {
       networks.push(legOf(network, given, aliases));
       continue;
@@ -163,11 +167,13 @@ function attachmentsOf(
   endpoint: ServiceEndpoint,
 ): Attachment[] | string {
   const attachments: Attachment[] = [];
+  const slotName = slotNameOf(task);
   for (const { Target, Aliases } of task.spec.Networks ?? []) {
     const network = view.network(Target) ?? view.networkByName(Target);
     if (network === undefined) return notFound(Target);
     if (attachments.some((other) => other.network === network)) continue;
-    attachments.push({ network, aliases: Aliases ?? [] });
+    const own = slotName === undefined || network.predefined ? [] : [slotName];
+    attachments.push({ network, aliases: [...(Aliases ?? []), ...own] });
   }
   const isPublished = endpoint.ports.some((port) => port.PublishMode === "ingress");
   const hasWayOut = attachments.some(

@@ -13,6 +13,7 @@ import type { Draft } from "../store/action.ts";
 import type { ClusterView } from "../store/view.ts";
 import { address6Part } from "./address6.ts";
 import { explainExhaustion, openAddressPools, takeAddress, takeGivenAddress } from "./ipam.ts";
+import { keepAddresses } from "./slot-addresses.ts";
 
 /** Of one node: more are a loop that creates containers. */
 export const ATTACHMENTS_PER_NODE_MAX = 1_000;
@@ -75,7 +76,9 @@ export function planAttachment(
     const fresh = { id: newId(random), nodeId, networkId: network.id, address: "", name, aliases };
     return { network, object: known ?? fresh, isNew: known === undefined };
   }
-  const pool = openAddressPools(view).get(network.id);
+  const pools = openAddressPools(view);
+  keepAddresses(view, pools);
+  const pool = pools.get(network.id);
   const wanted = request.address;
   const address =
     pool && (wanted === undefined ? takeAddress(pool) : takeGivenAddress(pool, wanted));

@@ -50,14 +50,22 @@ export function keepFixedAddresses(
     const fixed = fixedAddresses(view, service.spec.TaskTemplate);
     if (typeof fixed === "string") continue;
     for (const { network, address } of fixed) {
-      const pool = pools.get(network.id);
-      const value = parseAddress(address);
-      if (!pool || value === undefined || !isUsable(pool, value) || pool.used.has(value)) continue;
-      pool.used.add(value);
-      kept.add(`${network.id}/${address}`);
+      keepAddress(pools.get(network.id), address, kept);
     }
   }
   return kept;
+}
+
+/** Keeps one address, if nobody has it. */
+export function keepAddress(
+  pool: AddressPool | undefined,
+  address: string,
+  kept: KeptAddresses,
+): void {
+  const value = parseAddress(address);
+  if (!pool || value === undefined || !isUsable(pool, value) || pool.used.has(value)) return;
+  pool.used.add(value);
+  kept.add(`${pool.network.id}/${address}`);
 }
 
 /** By network id, the addresses that a task of this spec gets; a text when it cannot have them now. */
@@ -89,8 +97,14 @@ function holderOf(view: ClusterView, network: Network, address: string): string 
     const isDown = node?.status.state === "down";
     return `task ${taskName(task)}${isDown ? " (on a node that is down; docker node rm gives it up)" : ""}`;
   }
-  const service = view.services().find((one) => one.endpoint?.virtualIps.some((vip) => isIt(vip)));
-  return service ? `service ${service.spec.Name}` : "another";
+  for (const { spec, endpoint, slots = {} } of view.services()) {
+    if (endpoint?.virtualIps.some((vip) => isIt(vip))) return `service ${spec.Name}`;
+    const slot = Object.keys(slots).find(
+      (number) => slots[Number(number)]?.addresses?.[network.id] === address,
+    );
+    if (slot !== undefined) return `slot ${slot} of the stateful service ${spec.Name}`;
+  }
+  return "another";
 }
 
 /**

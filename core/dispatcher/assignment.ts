@@ -62,7 +62,10 @@ export type EndpointEntry = {
   addresses: { networkId: NetworkId; address: string; address6?: string }[];
   /** Of users' containers: the network of a local driver that they keep on this node. */
   localNetworkId?: NetworkId;
-  /** Of a user's container (core/objects/attachment.ts, whose id is `taskId`): its other names. */
+  /**
+   * Its other names: of a user's container (core/objects/attachment.ts, whose id is `taskId`), or of a
+   * stateful service's task (objects/stateful.ts).
+   */
   aliases?: string[];
   /** True while RUNNING (so healthy) and wanted: it gets new connections and DNS answers. */
   isReady: boolean;

@@ -20,6 +20,7 @@ import {
 } from "../objects/balancing.ts";
 import type { NodeObject } from "../objects/node.ts";
 import type { Service } from "../objects/service.ts";
+import { slotNameOf } from "../objects/stateful.ts";
 import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../objects/task.ts";
 import type { Change } from "../store/action.ts";
 import { configIdsOf, secretIdsOf } from "../store/claims.ts";
@@ -151,8 +152,8 @@ export function sharedKeysOf(view: ClusterView, change: Change): string[] {
       return [MESH_KEYS_KEY];
     case "secret":
     case "config":
-      return [];
     case "stack":
+      return [];
     default:
       return unreachable(change);
   }
@@ -267,6 +268,8 @@ function endpointItem(view: ClusterView, task: Task): AssignmentItem | undefined
   if (addresses.length === 0) return undefined;
   const isWanted = task.desiredState === "running" || task.desiredState === "complete";
   const node = view.node(task.nodeId);
+  // Of one that leaves it would be found beside its successor's, for as long as its node is down.
+  const slotName = isWanted ? slotNameOf(task) : undefined;
   return {
     key: `endpoint/${task.id}`,
     kind: "endpoint",
@@ -276,6 +279,7 @@ function endpointItem(view: ClusterView, task: Task): AssignmentItem | undefined
       name: taskName(task),
       nodeId: task.nodeId,
       addresses,
+      ...(slotName === undefined ? {} : { aliases: [slotName] }),
       // A node that is `unknown` or `disconnected` may still serve; one that is down is not asked.
       isReady:
         state === "running" && isWanted && node !== undefined && node.status.state !== "down",

@@ -1,5 +1,6 @@
 import type { NetworkId, RaftIndex, UnixMs } from "../ids.ts";
 import type { Labels, Nanoseconds, ObjectMeta } from "./object-meta.ts";
+import type { SlotMemory } from "./stateful.ts";
 import type { TaskSpec } from "./task.ts";
 
 export type PortProtocol = "tcp" | "udp" | "sctp";
@@ -67,6 +68,8 @@ export type Service = ObjectMeta & {
   };
   /** Jobs only. Set by the API border: 0 at the creation, one more with each update of the spec. */
   jobStatus?: { iteration: number; lastExecutionAtMs: UnixMs };
+  /** Stateful services only (stateful.ts): what is remembered of each slot, by its number. */
+  slots?: Record<number, SlotMemory>;
 };
 
 export type ServiceEndpoint = {

@@ -1,9 +1,9 @@
 import { assert } from "../assert.ts";
-import type { TaskId, UnixMs } from "../ids.ts";
+import type { ServiceId, TaskId, UnixMs } from "../ids.ts";
 import type { Service } from "../objects/service.ts";
 import type { Task } from "../objects/task.ts";
 import type { Plan, PlanInput, Reason } from "../plan.ts";
-import type { StoreAction } from "../store/action.ts";
+import type { StoreAction, UpdateAction } from "../store/action.ts";
 
 /** A plan while it is being made. */
 export type PlanDraft = PlanInput & {
@@ -12,10 +12,20 @@ export type PlanDraft = PlanInput & {
   wakeAtMs: UnixMs | undefined;
   /** Tasks whose desired state this plan sets to `shutdown` or `remove`. */
   endedIds: Set<TaskId>;
+  /** What this plan changes of services. */
+  serviceUpdates: Map<ServiceId, UpdateAction>;
 };
 
+/** An empty plan over what the planner is given. */
 export function openDraft(input: PlanInput): PlanDraft {
-  return { ...input, actions: [], reasons: [], wakeAtMs: undefined, endedIds: new Set() };
+  return {
+    ...input,
+    actions: [],
+    reasons: [],
+    wakeAtMs: undefined,
+    endedIds: new Set(),
+    serviceUpdates: new Map(),
+  };
 }
 
 export function closeDraft(draft: PlanDraft): Plan {
@@ -52,19 +62,30 @@ export function updateTask(draft: PlanDraft, task: Task, set: TaskSet, unset?: s
 
 type ServiceSet = Partial<Omit<Service, "id" | "version" | "createdAtMs" | "updatedAtMs">>;
 
-/** Changes a service as it was seen: dropped by apply when it has changed since. */
+/**
+ * Changes a service as it was seen: dropped by apply when it has changed since. All changes of one plan
+ * are one action, or the first would make the others late.
+ */
 export function updateService(
   draft: PlanDraft,
   service: Service,
   set: ServiceSet,
   unset?: string[],
 ): void {
-  draft.actions.push({
+  const planned = draft.serviceUpdates.get(service.id);
+  if (planned) {
+    Object.assign(planned.set, set);
+    if (unset) planned.unset = [...(planned.unset ?? []), ...unset];
+    return;
+  }
+  const action: UpdateAction = {
     type: "update",
     table: "service",
     id: service.id,
     ifVersion: service.version,
-    set,
+    set: { ...set },
     ...(unset && unset.length > 0 ? { unset } : {}),
-  });
+  };
+  draft.serviceUpdates.set(service.id, action);
+  draft.actions.push(action);
 }

@@ -4,6 +4,7 @@
  * `shoal.update.progress-deadline`, whose value is a Go duration (`90s`, `1h30m`), or `0` or `none`
  * for no bound.
  */
+import { parseGoDurationMs } from "../objects/go-duration.ts";
 import { NS_PER_MS } from "../objects/object-meta.ts";
 import type { ServiceSpec } from "../objects/service.ts";
 
@@ -11,26 +12,12 @@ export const PROGRESS_DEADLINE_LABEL = "shoal.update.progress-deadline";
 /** Beside the start period of the healthcheck, in which a slow starter is not yet unhealthy. */
 export const PROGRESS_DEADLINE_DEFAULT_MS = 10 * 60_000;
 
-const MS_PER_UNIT: Record<string, number> = {
-  ns: 1e-6,
-  us: 1e-3,
-  µs: 1e-3,
-  ms: 1,
-  s: 1_000,
-  m: 60_000,
-  h: 3_600_000,
-};
-
 /** The label's value in milliseconds, `Infinity` for no bound; `undefined` when it is neither. */
 export function parseProgressDeadline(text: string): number | undefined {
   const value = text.trim();
-  if (value === "none" || value === "0") return Number.POSITIVE_INFINITY;
-  if (!/^(?:\d+(?:\.\d+)?(?:ns|us|µs|ms|s|m|h))+$/.test(value)) return undefined;
-  let sumMs = 0;
-  for (const [, amount, unit] of value.matchAll(/(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)/g)) {
-    sumMs += Number(amount) * (MS_PER_UNIT[unit ?? ""] ?? 0);
-  }
-  return sumMs === 0 ? Number.POSITIVE_INFINITY : sumMs;
+  if (value === "none") return Number.POSITIVE_INFINITY;
+  const ms = parseGoDurationMs(value);
+  return ms === 0 ? Number.POSITIVE_INFINITY : ms;
 }
 
 /** Why the label cannot be read, for the user who writes it; `undefined` when it can or is absent. */

@@ -8,7 +8,8 @@
  * tasks are kept as long as its run is the last one: they say which slots are done.
  *
  * A task whose node is gone, or down for ORPHAN_AFTER_MS, becomes `orphaned`: its end can never be
- * observed, but its addresses and resources must be free one day.
+ * observed, but its addresses and resources must be free one day. Not so a stateful slot's at home: it is
+ * waited for, and a second one on its volume must not start while the first may run.
  *
  * Source: SwarmKit manager/orchestrator/taskreaper, manager/dispatcher (orphaned).
  */
@@ -17,6 +18,7 @@ import type { Planner } from "../plan.ts";
 import type { ClusterView } from "../store/view.ts";
 import { closeDraft, openDraft, type PlanDraft, updateTask, wakeAt } from "./plan-draft.ts";
 import { compareTasks, isWanted, slotKeyOf } from "./slot.ts";
+import { homeOf } from "./stateful.ts";
 
 /** Source: SwarmKit manager/dispatcher, defaultNodeDownPeriod. */
 export const ORPHAN_AFTER_MS = 24 * 3_600_000;
@@ -69,6 +71,9 @@ function orphanedBy(draft: PlanDraft, task: Task): string | undefined {
   const node = draft.view.node(task.nodeId);
   if (node === undefined) return "its node was removed";
   if (node.status.state !== "down") return undefined;
+  const service = draft.view.service(task.serviceId);
+  const isHome = service && homeOf(draft.view, service, task.slot, draft.nowMs) === node.id;
+  if (isHome) return undefined;
   // A node's last change while it is down is at the earliest its going down.
   const orphanAtMs = node.updatedAtMs + ORPHAN_AFTER_MS;
   if (draft.nowMs >= orphanAtMs) return "its node has been down for 24 hours";

@@ -22,15 +22,26 @@ import { isTaskDirty } from "./task-dirty.ts";
 /** Source: SwarmKit api/defaults/service.go. */
 export const RESTART_DELAY_DEFAULT_MS = 5_000;
 
-/** Why a wanted task must be replaced. */
-export type Loss = "dead" | "node-lost" | "node-drained";
+/** Why a wanted task must be replaced. `moved`: the slot of a stateful service has another home. */
+export type Loss = "dead" | "node-lost" | "node-drained" | "moved";
 
-/** `undefined` while the task can go on where it is. Nodes of unknown state are left alone. */
-export function lossOf(view: ClusterView, task: Task): Loss | undefined {
+/**
+ * `undefined` while the task can go on where it is. Nodes of unknown state are left alone; so is a
+ * home that is down: what runs there is in service again when it returns. `stateful`: the slot's.
+ */
+export function lossOf(
+  view: ClusterView,
+  task: Task,
+  stateful?: Slot["stateful"],
+): Loss | undefined {
   if (task.nodeId !== undefined) {
     const node = view.node(task.nodeId);
-    if (node === undefined || node.status.state === "down") return "node-lost";
-    if (node.spec.Availability === "drain") return "node-drained";
+    if (node === undefined) return "node-lost";
+    const { homeId } = stateful ?? {};
+    if (homeId !== undefined && homeId !== node.id) return "moved";
+    if (node.status.state === "down") {
+      if (homeId !== node.id) return "node-lost";
+    } else if (node.spec.Availability === "drain") return "node-drained";
   }
   return isTaskDead(task.status.state) ? "dead" : undefined;
 }
@@ -71,11 +82,15 @@ export function mayRestart(
 }
 
 /** When the successor of `task` may start. */
-function startAfterMs(draft: PlanDraft, service: Service, task: Task): UnixMs {
+function startAfterMs(draft: PlanDraft, service: Service, slot: Slot, task: Task): UnixMs {
   const { view, nowMs } = draft;
   const wasStopped = task.status.state === "shutdown" && !isWanted(task);
   const heldUntilMs = Math.max(nowMs, task.startAfterMs ?? 0);
-  if (lossOf(view, task) !== "dead" || task.status.state === "orphaned" || wasStopped) {
+  if (
+    lossOf(view, task, slot.stateful) !== "dead" ||
+    task.status.state === "orphaned" ||
+    wasStopped
+  ) {
     return heldUntilMs;
   }
   const delayNs = service.spec.TaskTemplate.RestartPolicy?.Delay;
@@ -99,7 +114,7 @@ export function planSlotRestart(
   const isFollowed = (task: Task) => moves?.followed.has(task.id) ?? false;
   const lost = wanted.filter((task) => {
     if (moves?.staying.has(task.id)) return false;
-    const loss = lossOf(view, task);
+    const loss = lossOf(view, task, slot.stateful);
     // A held task is prepared at once and may be rejected at once (no such image). To replace it
     // before its time would go round without any delay.
     if (loss !== "dead" || (task.startAfterMs ?? 0) <= nowMs) return loss !== undefined;
@@ -121,7 +136,7 @@ export function planSlotRestart(
     service,
     slot,
     beside: kept,
-    startAfterMs: startAfterMs(draft, service, last),
+    startAfterMs: startAfterMs(draft, service, slot, last),
   });
   return true;
 }

@@ -33,6 +33,8 @@ export type Slot = {
   tasks: Task[];
   /** Tasks with desired state `remove`: not part of the slot's history, but they may still run. */
   leaving: Task[];
+  /** Of stateful services: its home, as long as it has one (stateful.ts). */
+  stateful?: { homeId?: NodeId };
 };
 
 /** Creation order; ids decide between tasks of one proposal. */
@@ -85,14 +87,14 @@ export function wantedIn(draft: PlanDraft, slot: Slot): Task[] {
 /**
  * True when the task's container may be running on a node that is thought alive. A task of a down
  * node may run as well, but waiting for it would block its successor for as long as the node is
- * away.
+ * away; which is what a stateful slot does on its home, `homeId`.
  */
-export function mayStillRun(view: ClusterView, task: Task): boolean {
+export function mayStillRun(view: ClusterView, task: Task, homeId?: NodeId): boolean {
   if (isTaskDead(task.status.state) || !taskStateAtLeast(task.status.state, "assigned")) {
     return false;
   }
   const node = task.nodeId === undefined ? undefined : view.node(task.nodeId);
-  return node !== undefined && node.status.state !== "down";
+  return node !== undefined && (node.status.state !== "down" || node.id === homeId);
 }
 
 /**
@@ -107,7 +109,7 @@ export function createTask(
   const { view, nowMs } = draft;
   const isDelayed = startAfterMs !== undefined && startAfterMs > nowMs;
   const isBlocked = [...slot.tasks, ...slot.leaving].some(
-    (task) => !beside.includes(task) && mayStillRun(view, task),
+    (task) => !beside.includes(task) && mayStillRun(view, task, slot.stateful?.homeId),
   );
   const recentFailures = failuresIn(slot, service, nowMs);
   const logDriver = view.cluster()?.spec.TaskDefaults.LogDriver;
@@ -154,8 +156,10 @@ export function releaseHeldTasks(draft: PlanDraft, slot: Slot): void {
       continue;
     }
     const isBlocked = [...slot.tasks, ...slot.leaving].some(
-      (other) => !wanted.includes(other) && mayStillRun(view, other),
+      (other) => !wanted.includes(other) && mayStillRun(view, other, slot.stateful?.homeId),
     );
+    // Two of them would write to one volume, however long it takes.
+    if (isBlocked && slot.stateful) continue;
     const blockedUntilMs = task.createdAtMs + OLD_TASK_STOP_MAX_MS;
     if (isBlocked && nowMs < blockedUntilMs) {
       wakeAt(draft, blockedUntilMs);

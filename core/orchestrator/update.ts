@@ -23,6 +23,7 @@
 import type { UnixMs } from "../ids.ts";
 import { NS_PER_MS } from "../objects/object-meta.ts";
 import type { Service, UpdateConfig, UpdateState } from "../objects/service.ts";
+import { isStateful } from "../objects/stateful.ts";
 import { type Task, taskStateAtLeast } from "../objects/task.ts";
 import type { Moves } from "./drain.ts";
 import { type PlanDraft, updateService, updateTask, wakeAt } from "./plan-draft.ts";
@@ -84,7 +85,8 @@ export function planUpdate(
     (!item.isWaiting && moves?.moving.has(item.slot.key) === true);
   const busyCount = progress.filter(isBusy).length;
   const limit = config.parallelism === 0 ? waiting.length : config.parallelism - busyCount;
-  for (const item of inStartOrder(waiting).slice(0, Math.max(0, limit))) {
+  const order = config.isHighestFirst ? waiting.toReversed() : inStartOrder(waiting);
+  for (const item of order.slice(0, Math.max(0, limit))) {
     startSlot(draft, service, item, config.order);
     touched.add(item.slot.key);
   }
@@ -98,11 +100,14 @@ type Settings = {
   failureAction: NonNullable<UpdateConfig["FailureAction"]>;
   failureRatioMax: number;
   order: NonNullable<UpdateConfig["Order"]>;
+  /** Stateful: from the highest slot to the lowest, whether they serve or not. */
+  isHighestFirst: boolean;
 };
 
 function settingsOf(service: Service): Settings {
   const isRollback = service.updateStatus?.state.startsWith("rollback") ?? false;
   const config = (isRollback ? service.spec.RollbackConfig : service.spec.UpdateConfig) ?? {};
+  const isHighestFirst = isStateful(service.spec);
   return {
     parallelism: config.Parallelism ?? 1,
     delayMs: (config.Delay ?? 0) / NS_PER_MS,
@@ -110,7 +115,9 @@ function settingsOf(service: Service): Settings {
     monitorMs: config.Monitor ? config.Monitor / NS_PER_MS : MONITOR_DEFAULT_MS,
     failureAction: config.FailureAction ?? "pause",
     failureRatioMax: config.MaxFailureRatio ?? 0,
-    order: config.Order ?? "stop-first",
+    // The API refuses start-first of a stateful service; two of a slot would write to one volume.
+    order: isHighestFirst ? "stop-first" : (config.Order ?? "stop-first"),
+    isHighestFirst,
   };
 }
 

@@ -3,8 +3,9 @@
  *
  * Tasks of one service version are placed together: the filters run once per node, then each task
  * goes to the best node that is left (spread.ts). A task whose node is given (global services) is
- * only checked. What cannot be placed stays pending with the reason in `status.err`, written only
- * when it changed. There is no rebalancing: a running task never moves because of this planner.
+ * only checked; so is the home of a stateful service's slot. What cannot be placed stays pending with
+ * the reason in `status.err`, written only when it changed. There is no rebalancing: a running task
+ * never moves because of this planner.
  *
  * Cost: O(groups × nodes) filters + O(tasks × nodes) comparisons.
  * Source: SwarmKit manager/scheduler/scheduler.go.
@@ -12,8 +13,10 @@
 import type { Task } from "../objects/task.ts";
 import { closeDraft, openDraft, type PlanDraft, updateTask } from "../orchestrator/plan-draft.ts";
 import { compareTasks, isWanted } from "../orchestrator/slot.ts";
+import { homeOf } from "../orchestrator/stateful.ts";
 import type { Planner } from "../plan.ts";
 import { explain, type Filter, failedFilter, type Wish, wishOf } from "./filters.ts";
+import { explainHome } from "./home.ts";
 import {
   failureKey,
   type NodeInfo,
@@ -40,6 +43,13 @@ export const planSchedule: Planner = (input) => {
       confirmNode(draft, task, infos.get(task.nodeId));
       continue;
     }
+    const service = input.view.service(task.serviceId);
+    const homeId = service && homeOf(input.view, service, task.slot, input.nowMs);
+    const home = homeId === undefined ? undefined : infos.get(homeId);
+    if (home) {
+      placeAtHome(draft, task, home);
+      continue;
+    }
     const key = failureKey(task.serviceId, task.specVersion);
     const group = groups.get(key);
     if (group) group.push(task);
@@ -56,6 +66,12 @@ function confirmNode(draft: PlanDraft, task: Task, info: NodeInfo | undefined): 
     return;
   }
   assign(draft, task, info, "scheduler confirmed task can run on preassigned node");
+}
+
+function placeAtHome(draft: PlanDraft, task: Task, home: NodeInfo): void {
+  const failed = failedFilter(wishOf(task, draft.view), home);
+  if (failed) refuse(draft, task, explainHome(task, home.node, failed));
+  else assign(draft, task, home, "scheduler assigned task to the home of its slot");
 }
 
 function placeGroup(draft: PlanDraft, group: readonly Task[], infos: readonly NodeInfo[]): void {

@@ -10,9 +10,11 @@ import { encryptionLack } from "../encryption/mesh-keys.ts";
 import type { NodeId, UnixMs } from "../ids.ts";
 import type { NodeObject } from "../objects/node.ts";
 import { isTaskDead, type Task, taskName } from "../objects/task.ts";
+import { homeOf } from "../orchestrator/stateful.ts";
 import type { ClusterView } from "../store/view.ts";
 import { attributeOf, type Constraint, satisfiesAll } from "./constraint.ts";
 import { FILTERS, type Filter, type Wish, wishOf } from "./filters.ts";
+import { moveCommand } from "./home.ts";
 import { capacityOf, hostPortsOf, type NodeInfo, observeNodes } from "./node-info.ts";
 
 export type NodeReason = {
@@ -29,19 +31,23 @@ export type NodeVerdict = {
   reasons: NodeReason[];
 };
 
-/** Verdicts over all nodes, or over the task's own when it is bound to one; the nearest first. */
+/**
+ * Verdicts over all nodes, or over the task's own when it is bound to one, by its mode or as the home of
+ * its slot; the nearest first.
+ */
 export function verdictsOn(view: ClusterView, task: Task, nowMs: UnixMs): NodeVerdict[] {
   const wish = wishOf(task, view);
+  const service = view.service(task.serviceId);
+  const homeId = service && homeOf(view, service, task.slot, nowMs);
+  const boundId = task.nodeId ?? homeId;
   const verdicts: NodeVerdict[] = [];
   for (const info of observeNodes(view, nowMs).values()) {
-    if (task.nodeId !== undefined && info.node.id !== task.nodeId) continue;
-    verdicts.push({
-      nodeId: info.node.id,
-      hostname: nameOf(info.node),
-      reasons: FILTERS.filter((filter) => !filter.check(wish, info)).flatMap((filter) =>
-        reasonsOf(filter.name, { view, task, wish, info }),
-      ),
-    });
+    if (boundId !== undefined && info.node.id !== boundId) continue;
+    const reasons = FILTERS.filter((filter) => !filter.check(wish, info)).flatMap((filter) =>
+      reasonsOf(filter.name, { view, task, wish, info }),
+    );
+    if (reasons.length > 0 && info.node.id === homeId) reasons.unshift(homeReason(task));
+    verdicts.push({ nodeId: info.node.id, hostname: nameOf(info.node), reasons });
   }
   return verdicts.sort(
     (a, b) =>
@@ -49,6 +55,14 @@ export function verdictsOn(view: ClusterView, task: Task, nowMs: UnixMs): NodeVe
       (a.hostname < b.hostname ? -1 : Number(a.hostname !== b.hostname)) ||
       (a.nodeId < b.nodeId ? -1 : 1),
   );
+}
+
+function homeReason({ serviceName, slot }: Task): NodeReason {
+  return {
+    filter: "home",
+    text: `slot ${slot} lives here, and goes nowhere else`,
+    fix: `give the slot another home (${moveCommand(serviceName, slot)})`,
+  };
 }
 
 /** A node that is away is further off than one that lacks a label. */

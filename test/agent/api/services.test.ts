@@ -450,12 +450,19 @@ describe("POST /services/{id}/update", () => {
       [{ "shoal.drain": "2h" }, '"2h" is no duration of at most 1h'],
       [{ "shoal.publish.8080": "dsr" }, '"dsr" is no policy'],
       [{ "shoal.publishes": "local" }, "did you mean shoal.publish?"],
+      [{ "shoal.stateful": "yes" }, '"yes" is not known: use true'],
+      [{ "shoal.statefull": "true" }, "did you mean shoal.stateful?"],
     ] as const;
     for (const [label, why] of labels) {
       expect((await create({ Labels: label })).body).toEqual({
         message: expect.stringContaining(why),
       });
     }
+    await create({ Name: "kept-2" });
+    const named = { Name: "kept", Labels: { "shoal.stateful": "true" } };
+    expect((await create(named)).body).toEqual({
+      message: expect.stringContaining("a slot would have the name of service kept-2"),
+    });
     const GenericResources = [{ NamedResourceSpec: { Kind: "gpu", Value: "a" } }];
     const template = { Resources: { Reservations: { GenericResources } } };
     expect(await create({ template })).toMatchObject({

@@ -54,6 +54,16 @@ test("a service's report counts, groups what waits, and has the failures, newest
   ]);
 });
 
+test("a stateful service's report tells for which slot the next one waits", () => {
+  const spec = aService("db", { replicas: 3 });
+  const db = { ...spec, spec: { ...spec.spec, Labels: { "shoal.stateful": "true" } } };
+  const first = aTask(db, { id: "one", slot: 1, nodeId: "n1", state: "preparing" });
+  const state = aState({ nodes, services: [db], tasks: [first] });
+  expect(whyReport(state.view, "db", START_MS).notes).toEqual([
+    "Slot 2 is made when all slots below it run: label shoal.stateful.order=parallel makes them at once",
+  ]);
+});
+
 test("a task's report is of its slot, and names what has its place now", () => {
   const found = report("web.2.old");
   expect(found).toMatchObject({ kind: "task", id: "old", name: "web.2.old" });

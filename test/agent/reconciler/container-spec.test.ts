@@ -60,6 +60,18 @@ describe("containerPlan()", () => {
     });
   });
 
+  test("a stateful service's task has its slot's name as hostname, unless the spec has another", () => {
+    const task = { ...aTask("t1"), serviceLabels: { "shoal.stateful": "true" } };
+    expect(containerPlan(input(task)).body.Hostname).toBe("web-1");
+    const container = { ...task.spec.ContainerSpec, Hostname: "own" };
+    const named = { ...task, spec: { ...task.spec, ContainerSpec: container } };
+    expect(containerPlan(input(named)).body.Hostname).toBe("own");
+    const EngineOptions = { UTSMode: "host" };
+    const onHost = { ...task.spec.ContainerSpec, EngineOptions };
+    const shared = { ...task, spec: { ...task.spec, ContainerSpec: onHost } };
+    expect(containerPlan(input(shared)).body.Hostname).toBeUndefined();
+  });
+
   test("every field of the spec finds its place", () => {
     const task = aTask("t1", {
       ports: [

@@ -164,6 +164,19 @@ describe("assignmentsFor()", () => {
     });
   });
 
+  test("tells the slot's name of a stateful service's task until that is to stop", () => {
+    const rows = world();
+    const serviceLabels = { "shoal.stateful": "true" };
+    const desired = ["running", "shutdown"] as const;
+    for (const [i, desiredState] of desired.entries()) {
+      const networks = [{ networkId: "net1", address: `10.0.1.${10 + i}`, aliases: [] }];
+      const status = taskStatus("running");
+      addTask(rows, desiredState, { slot: 2, serviceLabels, desiredState, status, networks });
+    }
+    expect(body(rows, "n2", "endpoint/running")).toMatchObject({ aliases: ["s1-2"] });
+    expect(body(rows, "n2", "endpoint/shutdown")).not.toHaveProperty("aliases");
+  });
+
   const has = (rows: Rows, key: string) => assignmentsFor(rows, "n1").has(key);
 
   test.each([

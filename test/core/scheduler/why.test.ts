@@ -38,6 +38,19 @@ describe("verdictsOn()", () => {
     ]);
   });
 
+  test("tells of a stateful slot's home only, and that it can be moved", () => {
+    const db: Service = {
+      ...aService("db", { replicas: 1, labels: { "shoal.stateful": "true" } }),
+      slots: { 1: { nodeId: "n2" } },
+    };
+    const nodes = [aNode({ id: "n1" }), aNode({ id: "n2", availability: "drain" })];
+    expect(why(db, nodes)).toEqual([
+      "host-n2: home | slot 1 lives here, and goes nowhere else | give the slot another home (shoal slots move db 1 --node NODE)",
+      "host-n2: ready | its availability is drain | docker node update --availability active host-n2",
+    ]);
+    expect(why(db, [aNode({ id: "n1" }), aNode({ id: "n2" })])).toEqual(["host-n2: free"]);
+  });
+
   test("tells what is reserved, free and there at all", () => {
     const web = aService("web", { reserve: { cpus: 3, memoryBytes: 6 * GIB } });
     const other = aService("other", { reserve: { cpus: 2 } });

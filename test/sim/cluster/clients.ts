@@ -10,6 +10,7 @@ import { ClusterError } from "../../../core/errors.ts";
 import { newId } from "../../../core/ids.ts";
 import type { NodeObject, NodeSpec } from "../../../core/objects/node.ts";
 import type { Service, ServiceSpec } from "../../../core/objects/service.ts";
+import { STATEFUL_LABEL } from "../../../core/objects/stateful.ts";
 import type { Random } from "../../../core/random.ts";
 import type { StoreAction } from "../../../core/store/action.ts";
 import type { ClusterView } from "../../../core/store/view.ts";
@@ -42,6 +43,8 @@ export type Session = {
 const IMAGES = ["app:1", "app:2", "app:3", "flaky:1", "missing:1", "sick:1"];
 const NETWORKS = ["red", "blue"];
 const ZONES = ["a", "b"];
+/** Stateful, wherever subnets have room for the addresses that its slots keep. */
+const STATEFUL_NAME = "s2";
 const MARK = "sim.mark";
 const TOUCH = "touch";
 
@@ -116,11 +119,14 @@ function drawSpec(
 ): ServiceSpec {
   const { random } = session;
   const chance = (probability: number) => random.next() < probability;
-  const isStartFirst = before ? before.Labels?.[START_FIRST_LABEL] !== undefined : chance(0.4);
-  const order = isStartFirst ? "start-first" : "stop-first";
   // A small subnet must have room for all that is wanted.
   const isRoomy = session.faults.subnetSize < 28;
-  const isGlobal = before ? before.Mode.Global !== undefined : isRoomy && chance(0.2);
+  const isStateful = isRoomy && name === STATEFUL_NAME;
+  const isDrawn = before ? before.Labels?.[START_FIRST_LABEL] !== undefined : chance(0.4);
+  const isStartFirst = isDrawn && !isStateful;
+  const order = isStartFirst ? "start-first" : "stop-first";
+  const isGlobalDrawn = before ? before.Mode.Global !== undefined : isRoomy && chance(0.2);
+  const isGlobal = isGlobalDrawn && !isStateful;
   const networks = NETWORKS.map((network) => view.networkByName(network))
     .filter((network) => network !== undefined)
     .filter(() => chance(0.6));
@@ -138,7 +144,10 @@ function drawSpec(
   ]);
   return {
     Name: name,
-    Labels: isStartFirst ? { [START_FIRST_LABEL]: "1" } : {},
+    Labels: {
+      ...(isStartFirst ? { [START_FIRST_LABEL]: "1" } : {}),
+      ...(isStateful ? { [STATEFUL_LABEL]: "true" } : {}),
+    },
     Mode: isGlobal ? { Global: {} } : { Replicated: { Replicas: Math.floor(random.next() * 5) } },
     TaskTemplate: {
       ContainerSpec: {
@@ -148,7 +157,10 @@ function drawSpec(
       },
       RestartPolicy: { Condition: "any", Delay: pick(random, [5e8, 3e9, 8e9]) ?? 5e8 },
       Networks: networks.map((network) => ({ Target: network.id })),
-      ...(chance(0.25) && constraint ? { Placement: { Constraints: [constraint] } } : {}),
+      // A slot's home may not satisfy it, and then waits for ever.
+      ...(chance(0.25) && constraint && !isStateful
+        ? { Placement: { Constraints: [constraint] } }
+        : {}),
     },
     UpdateConfig: update,
     RollbackConfig: update,

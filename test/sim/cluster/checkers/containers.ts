@@ -1,6 +1,6 @@
 /**
- * What really runs, whatever anybody believes: on hosts that are members, no address twice, and no task in
- * two containers. Told by the engines.
+ * What really runs, whatever anybody believes: on hosts that are members, no address twice, no task in
+ * two containers, and no slot of a stateful service. Told by the engines.
  */
 import { TASK_ID_LABEL } from "../../../../agent/reconciler/container-spec.ts";
 import type { Report } from "../../checkers/report.ts";
@@ -23,6 +23,10 @@ export function runningContainers(options: {
         if (other.container.labels[TASK_ID_LABEL] === container.labels[TASK_ID_LABEL]) {
           options.report("containers", `one task runs twice: ${pair}`);
         }
+        const slot = slotOf(container);
+        if (slot !== undefined && slotOf(other.container) === slot) {
+          options.report("containers", `one stateful slot runs twice: ${pair}`);
+        }
         for (const [network, address] of container.legs) {
           if (other.container.legs.get(network) !== address) continue;
           options.report("containers", `${address} of ${network} is used twice: ${pair}`);
@@ -32,4 +36,10 @@ export function runningContainers(options: {
     },
     ended: (container) => void running.delete(container.id),
   };
+}
+
+/** Of a stateful service only: nobody else's containers have a hostname here. */
+function slotOf({ body, labels }: SimContainer): string | undefined {
+  if (body.Hostname === undefined) return undefined;
+  return `${labels["com.docker.swarm.service.id"]}/${body.Hostname}`;
 }

@@ -6,6 +6,7 @@
 import { TASK_ID_LABEL } from "../../../../agent/reconciler/container-spec.ts";
 import type { NodeObject } from "../../../../core/objects/node.ts";
 import type { Service } from "../../../../core/objects/service.ts";
+import { isStateful } from "../../../../core/objects/stateful.ts";
 import type { Task, TaskSpec } from "../../../../core/objects/task.ts";
 import type { History } from "../history.ts";
 import type { SimHost } from "../host.ts";
@@ -109,7 +110,13 @@ function wantedCount(service: Service, nodes: readonly NodeObject[]): { min: num
   const { Global, Replicated } = service.spec.Mode;
   if (Global) return { min: allowed.length, max: allowed.length };
   const max = Replicated?.Replicas ?? 1;
-  return { min: allowed.length === 0 ? 0 : max, max };
+  // Slots wait for a home that is drained, and the ones above them with them.
+  const isAway = (nodeId: string | undefined) =>
+    nodes.some((node) => node.id === nodeId) && !allowed.some((node) => node.id === nodeId);
+  const isWaiting =
+    isStateful(service.spec) &&
+    Object.values(service.slots ?? {}).some(({ nodeId }) => isAway(nodeId));
+  return { min: allowed.length === 0 || isWaiting ? 0 : max, max };
 }
 
 function placelessCount(history: History, service: Service, nodes: readonly NodeObject[]): number {

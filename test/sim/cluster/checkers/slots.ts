@@ -7,8 +7,11 @@
  *    one in a start-first update.
  * 3. After a task died by itself, its successor of the same spec has waited for the restart delay.
  *
+ * Of stateful services an end is waited for without a limit, and wherever the node is, unless it was removed.
+ *
  * The simulator's services keep the order of their updates for life, and say it by a label.
  */
+import { STATEFUL_LABEL } from "../../../../core/objects/stateful.ts";
 import type { Task } from "../../../../core/objects/task.ts";
 import type { Report } from "../../checkers/report.ts";
 import type { History, Step } from "../history.ts";
@@ -73,6 +76,13 @@ export function slotRules(options: {
       report("slots", `${where} although ${rivals.map(({ id }) => id).join(", ")} is wanted too`);
     }
     if (isStartFirst) return;
+    if (task.serviceLabels[STATEFUL_LABEL] !== undefined) {
+      for (const other of others) {
+        if (!isPlaced(other) || !history.nodes.has(other.nodeId ?? "")) continue;
+        report("slots", `${where} (stateful) while ${other.id} is ${other.status.state}`);
+      }
+      return;
+    }
     const isOverdue = task.createdAtMs + STOP_MS_MAX - 2 * clockSkewMsMax <= task.updatedAtMs;
     for (const other of others) {
       const placedAtIndex = facts.get(other.id)?.placedAtIndex;
