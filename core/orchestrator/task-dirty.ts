@@ -73,6 +73,17 @@ function hasPorts(found: NonNullable<Task["ports"]>, wanted: readonly PortConfig
 /** Fields whose zero is a choice and differs from "not given". */
 const MEANINGFUL_ZEROS = new Set(["Delay", "Init"]);
 
+/** Maps of texts: what is there is there, also when it is empty, as in `--label a`. */
+export const MAP_FIELDS: ReadonlySet<string> = new Set([
+  "Labels",
+  "Options",
+  "DriverOpts",
+  "Sysctls",
+  "Tmpfs",
+  "StorageOpt",
+  "Annotations",
+]);
+
 /**
  * Equality of specs as a Go client sees them, which writes zeros, empty lists and empty objects
  * where nothing was given: those are the same as an absent field. The order of keys is free.
@@ -90,10 +101,22 @@ export function isSameSpec(a: unknown, b: unknown): boolean {
   for (const key of new Set([...Object.keys(left), ...Object.keys(right)])) {
     const isSame = MEANINGFUL_ZEROS.has(key)
       ? left[key] === right[key]
-      : isSameSpec(left[key], right[key]);
+      : MAP_FIELDS.has(key)
+        ? isSameMap(left[key], right[key])
+        : isSameSpec(left[key], right[key]);
     if (!isSame) return false;
   }
   return true;
+}
+
+function isSameMap(a: unknown, b: unknown): boolean {
+  // A tmpfs has a list of options.
+  if (Array.isArray(a) || Array.isArray(b)) return isSameSpec(a, b);
+  const left = isObject(a) ? a : {};
+  const right = isObject(b) ? b : {};
+  const keys = Object.keys(left);
+  if (keys.length !== Object.keys(right).length) return false;
+  return keys.every((key) => left[key] === right[key]);
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

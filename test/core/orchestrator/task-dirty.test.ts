@@ -11,6 +11,11 @@ describe("isSameSpec()", () => {
     [{}, { ForceUpdate: 0, Resources: {}, Env: [], Name: "", TTY: false, Labels: null }, true],
     [{ Resources: { Limits: {} } }, {}, true],
     [{ ForceUpdate: 1 }, {}, false],
+    // What is in a map is there, also when it is empty.
+    [{ Labels: { a: "" } }, {}, false],
+    [{ Labels: { a: "" } }, { Labels: { b: "" } }, false],
+    [{ Labels: {}, Tmpfs: { "/run": "" } }, { Tmpfs: { "/run": "" } }, true],
+    [{ Options: [["noexec"]] }, { Options: [["exec"]] }, false],
     // Fields whose zero is a choice.
     [{ Delay: 0 }, {}, false],
     [{ Init: false }, {}, false],
