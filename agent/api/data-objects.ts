@@ -55,7 +55,7 @@ export function dataRoutes(context: ApiContext, of: DataKind): Hono {
   });
 
   app.post("/create", async (c) => {
-    const spec = checkSpec(of, await readBody(c, dataSpecSchema));
+    const spec = checkDataSpec(of, await readBody(c, dataSpecSchema));
     const name = spec.Name.toLowerCase();
     const isTaken = await ports.read((view) =>
       of.list(view).some((other) => other.spec.Name.toLowerCase() === name),
@@ -126,7 +126,8 @@ function refuseDriver(name: string | undefined): never {
   );
 }
 
-function checkSpec(of: DataKind, given: ParsedDataSpec): SecretSpec {
+/** @throws {ClusterError} what cannot be a secret or config. */
+export function checkDataSpec(of: DataKind, given: ParsedDataSpec): SecretSpec {
   if (given.Name === "") throw controlError("invalid-argument", "name must be provided");
   if (!NAME_PATTERN.test(given.Name)) {
     throw controlError(

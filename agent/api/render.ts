@@ -234,7 +234,7 @@ function nameOfPort(
  * Words for which stock has no "not given": a part that is there has them, whatever the user wrote.
  * Shown, never stored.
  */
-function withWords(spec: ServiceSpec): ServiceSpec {
+export function withWords(spec: ServiceSpec): ServiceSpec {
   const words = { FailureAction: "pause", Order: "stop-first" } as const;
   return {
     ...spec,
@@ -290,8 +290,7 @@ function endpointWithWords(spec: EndpointSpec): EndpointSpec {
   };
 }
 
-/** An address as the API shows it, with its subnet's prefix length. */
-/** All addresses of one leg, IPv4 first. */
+/** All addresses of one leg as the API shows them, with their subnets' prefix lengths, IPv4 first. */
 function withPrefixes(
   leg: { address: string; address6?: string | undefined },
   network: Network | undefined,

@@ -7,7 +7,6 @@ import { isJob, modeOf, type Service, type ServiceSpec } from "../../core/object
 import type { StoreAction } from "../../core/store/action.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { keepShoalFields, resolveContainerOptions } from "../reconciler/container-options.ts";
-import { openRegistryAuth, sealRegistryAuth } from "../vault.ts";
 import { readBody } from "./body.ts";
 import { type ApiContext, propose, registryAuth } from "./context.ts";
 import {
@@ -24,6 +23,18 @@ import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
 import { CLIENT_PINS_SINCE, pinImage } from "./pin-image.ts";
 import { controlError } from "./problem.ts";
 import { renderService, serviceStatus } from "./render.ts";
+import {
+  createServiceAction,
+  keptAuth,
+  nextRun,
+  proposeInSequence,
+  refuseFixedChanges,
+  sameAuth,
+  sealedAuth,
+  seenVersion,
+  updateAction,
+  withAuth,
+} from "./service-change.ts";
 import { type ParsedServiceSpec, serviceSpecSchema } from "./spec-schema.ts";
 import { normaliseServiceSpec, resolveNetworks, validateServiceSpec } from "./validate.ts";
 import { isOlder } from "./version.ts";
@@ -52,7 +63,7 @@ export function serviceRoutes(context: ApiContext): Hono {
 
   app.post("/create", async (c) => {
     const { spec: given, warnings } = await readPinnedSpec(context, c);
-    const auth = sealedAuth(context, registryAuth(c));
+    const auth = sealedAuth(ports.vault, registryAuth(c));
     const resolved = await readSpec(context, given, (view, spec) => {
       const name = spec.Name || freshName(view, context);
       const named = resolveContainerOptions(withAuth({ ...spec, Name: name }, auth));
@@ -66,11 +77,7 @@ export function serviceRoutes(context: ApiContext): Hono {
       return named;
     });
     const id = newId(ports.random);
-    const job = isJob(resolved)
-      ? { jobStatus: { iteration: 0, lastExecutionAtMs: ports.nowMs() } }
-      : {};
-    const object = { id, spec: resolved, ...job };
-    await propose(context, [{ type: "create", table: "service", object }]);
+    await propose(context, [createServiceAction(id, resolved, ports.nowMs())]);
     return c.json({ ID: id, ...(warnings.length > 0 ? { Warnings: warnings } : {}) }, 201);
   });
 
@@ -97,7 +104,7 @@ export function serviceRoutes(context: ApiContext): Hono {
     }
     const { spec: given, warnings } = await readPinnedSpec(context, c);
     const givenAuth = registryAuth(c);
-    const auth = sealedAuth(context, givenAuth);
+    const auth = sealedAuth(ports.vault, givenAuth);
     const authFrom = c.req.query("registryAuthFrom") || "spec";
     await proposeInSequence(context, () =>
       readSpec(context, given, (view, spec) => {
@@ -107,7 +114,7 @@ export function serviceRoutes(context: ApiContext): Hono {
         const kept = resolveContainerOptions(
           withAuth(
             withKept,
-            sameAuth(context, service, givenAuth) ?? auth ?? keptAuth(service, authFrom),
+            sameAuth(ports.vault, service, givenAuth) ?? auth ?? keptAuth(service, authFrom),
           ),
         );
         validateServiceSpec(view, kept, service);
@@ -164,39 +171,6 @@ function matches(service: Service, filters: Filters): boolean {
   );
 }
 
-/** Each time the managers were faster: the allocator and the updater write a service too. */
-const SEQUENCE_TRIES_MAX = 5;
-
-/**
- * Proposes the action for the service as it is now. A user's version is good for as long as no spec
- * was set since (seenVersion); what the managers write beside the spec is no reason to refuse it,
- * so the action is made anew when that came between.
- * @throws {ClusterError} version-conflict when another spec came first.
- */
-async function proposeInSequence(
-  context: ApiContext,
-  make: () => Promise<StoreAction>,
-): Promise<void> {
-  for (let tries = 1; ; tries += 1) {
-    const action = await make();
-    try {
-      return await propose(context, [action]);
-    } catch (error) {
-      const isConflict = error instanceof ClusterError && error.code === "version-conflict";
-      if (!isConflict || tries >= SEQUENCE_TRIES_MAX) throw error;
-    }
-  }
-}
-
-/**
- * The version under which the service is changed, given the one that the client saw.
- * @throws {ClusterError} version-conflict
- */
-function seenVersion(service: Service, version: number): number {
-  if (version >= service.specVersion && version <= service.version) return service.version;
-  throw new ClusterError("version-conflict", `service ${service.id} has changed`);
-}
-
 const NAME_TRIES_MAX = 20;
 
 function freshName(view: ClusterView, context: ApiContext): string {
@@ -247,87 +221,6 @@ async function readPinnedSpec(context: ApiContext, c: Context) {
   // What a plugin is pulled from is no image.
   if (knows(c, CLIENT_PINS_SINCE) || spec.TaskTemplate.PluginSpec) return { spec, warnings: [] };
   return pinImage(context.engine, spec, registryAuth(c));
-}
-
-function sealedAuth({ ports }: ApiContext, auth: string | undefined): string | undefined {
-  return auth === undefined ? undefined : sealRegistryAuth(ports.vault, auth);
-}
-
-/**
- * What is stored, when it is what was given: sealed anew it would be another text, and tasks that are
- * still pulling would be replaced by each `stack deploy`.
- */
-function sameAuth(
-  { ports }: ApiContext,
-  service: Service,
-  given: string | undefined,
-): string | undefined {
-  const stored = service.spec.TaskTemplate.ContainerSpec.PullOptions?.RegistryAuth;
-  if (given === undefined || stored === undefined) return undefined;
-  try {
-    return openRegistryAuth(ports.vault, stored) === given ? stored : undefined;
-  } catch (error) {
-    // Sealed by a key that is not here: what was given is sealed by one that is.
-    if (error instanceof ClusterError) return undefined;
-    throw error;
-  }
-}
-
-function withAuth(spec: ServiceSpec, auth: string | undefined): ServiceSpec {
-  if (auth === undefined) return spec;
-  const template = spec.TaskTemplate;
-  const container = { ...template.ContainerSpec, PullOptions: { RegistryAuth: auth } };
-  return { ...spec, TaskTemplate: { ...template, ContainerSpec: container } };
-}
-
-/** The credentials that a client cannot send back, since it never sees them. */
-function keptAuth(service: Service, from: string): string | undefined {
-  const authOf = (spec: ServiceSpec) => spec.TaskTemplate.ContainerSpec.PullOptions?.RegistryAuth;
-  if (from === "spec") return authOf(service.spec);
-  if (from !== "previous-spec") {
-    throw new ClusterError("invalid-argument", `unsupported registryAuthFrom value: ${from}`);
-  }
-  if (!service.previousSpec) {
-    throw new ClusterError("invalid-argument", "service does not have a previous spec");
-  }
-  return authOf(service.previousSpec);
-}
-
-function refuseFixedChanges(current: ServiceSpec, wanted: ServiceSpec): void {
-  if (current.Name !== wanted.Name) {
-    throw controlError("not-implemented", "renaming services is not supported");
-  }
-  if (modeOf(current) !== modeOf(wanted)) {
-    throw controlError("not-implemented", "service mode change is not allowed");
-  }
-}
-
-/** Any update runs a job again, also one that changes nothing. */
-function nextRun(service: Service, nowMs: number): Pick<Service, "jobStatus"> {
-  if (!isJob(service.spec)) return {};
-  const iteration = (service.jobStatus?.iteration ?? 0) + 1;
-  return { jobStatus: { iteration, lastExecutionAtMs: nowMs } };
-}
-
-function updateAction(
-  service: Service,
-  version: number,
-  spec: ServiceSpec,
-  nowMs: number,
-): StoreAction {
-  return {
-    type: "update",
-    table: "service",
-    id: service.id,
-    ifVersion: seenVersion(service, version),
-    set: {
-      spec,
-      previousSpec: service.spec,
-      previousSpecVersion: service.specVersion,
-      ...nextRun(service, nowMs),
-    },
-    unset: ["updateStatus"],
-  };
 }
 
 /**

@@ -1,6 +1,7 @@
 /** `shoal why`: the answer of GET /shoal/v1/why as text for people. */
 import type { WhyReport } from "../api/why.ts";
 import { callAgent } from "./socket.ts";
+import { ago, table } from "./table.ts";
 
 /** @throws {ClusterError} unavailable, docker with what the agent answered. */
 export async function printWhy(ref: string, socket: string): Promise<void> {
@@ -67,24 +68,4 @@ function renderPending(group: WhyReport["pending"][number]): string {
     );
   }
   return lines.join("\n");
-}
-
-function table(head: string[], rows: string[][]): string {
-  const all = [head, ...rows];
-  const widths = head.map((_, i) => Math.max(...all.map((row) => row[i]?.length ?? 0)));
-  return all
-    .map((row) =>
-      row
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join("  ")
-        .trimEnd(),
-    )
-    .join("\n");
-}
-
-function ago(time: string, nowMs: number): string {
-  const seconds = Math.max(0, Math.round((nowMs - Date.parse(time)) / 1000));
-  if (seconds < 120) return `${seconds} s ago`;
-  if (seconds < 7_200) return `${Math.round(seconds / 60)} min ago`;
-  return `${Math.round(seconds / 3_600)} h ago`;
 }

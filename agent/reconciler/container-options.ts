@@ -16,6 +16,7 @@
  */
 import { DRAIN_LABEL } from "../../core/dispatcher/withdrawal.ts";
 import { ClusterError } from "../../core/errors.ts";
+import { nearestName } from "../nearest-name.ts";
 import type { ContainerOptions } from "../../core/objects/container-options.ts";
 import type { ServiceSpec } from "../../core/objects/service.ts";
 import type { ContainerSpec } from "../../core/objects/task.ts";
@@ -620,7 +621,7 @@ function fieldsOf(given: ContainerOptions | undefined): Record<string, unknown> 
       : undefined;
     const what = `ContainerSpec.Shoal.${name}`;
     if (!row) {
-      const near = nearest(
+      const near = nearestName(
         name,
         ROWS.map(([known]) => known),
       );
@@ -683,10 +684,10 @@ function optionOf(label: string, text: string): { name: OptionName; suffix: stri
     const why = Object.hasOwn(REFUSED_OPTIONS, flagName) ? REFUSED_OPTIONS[flagName] : undefined;
     if (why !== undefined) refuse(`label ${label}`, why, text);
     const near =
-      nearest(
+      nearestName(
         rest,
         SERVICE_LABELS.map((known) => known.slice(OPTION_LABEL_PREFIX.length)),
-      ) ?? nearest(flagName, [...BY_LABEL.keys(), ...Object.keys(REFUSED_OPTIONS)]);
+      ) ?? nearestName(flagName, [...BY_LABEL.keys(), ...Object.keys(REFUSED_OPTIONS)]);
     return refuse(
       `label ${label}`,
       `labels that begin with ${OPTION_LABEL_PREFIX} are options of containers, and there is none of this name${near ? `: did you mean ${OPTION_LABEL_PREFIX}${near}?` : ""}`,
@@ -784,28 +785,4 @@ function checkTogether(spec: ServiceSpec, options: ContainerOptions): void {
 function refuse(what: string, why: string, value?: unknown): never {
   const shown = value === undefined ? "" : `=${JSON.stringify(value)}`;
   throw new ClusterError("invalid-argument", `Cannot use ${what}${shown}: ${why}`);
-}
-
-/** The known name that is least different, if it can be meant: up to a third of it differs. */
-function nearest(name: string, known: readonly string[]): string | undefined {
-  let best: { name: string; distance: number } | undefined;
-  for (const one of known) {
-    const distance = editDistance(name.toLowerCase().slice(0, 64), one.toLowerCase());
-    if (!best || distance < best.distance) best = { name: one, distance };
-  }
-  return best && best.distance <= Math.max(2, best.name.length / 3) ? best.name : undefined;
-}
-
-/** Source: Levenshtein's distance, Wagner and Fischer. */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const substitution = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(substitution, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row[b.length] ?? 0;
 }
