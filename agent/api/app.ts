@@ -26,6 +26,8 @@ import type { ApiPorts } from "./ports.ts";
 import { renderProblem } from "./problem.ts";
 import { serviceRoutes } from "./services.ts";
 import { shoalRoutes } from "./shoal.ts";
+import { slotRoutes } from "./slots.ts";
+import { stackRoutes } from "./stacks.ts";
 import { type ReadMark, runMayBeStale, STALE_HEADER, staleHeader } from "./stale.ts";
 import { swarmRoutes } from "./swarm.ts";
 import { taskRoutes } from "./tasks.ts";
@@ -38,6 +40,8 @@ const BACKUP_BYTES_MAX = 1024 * 1024 * 1024;
 /** Only managers answer these. */
 const MANAGER_ROOTS = new Set(["nodes", "services", "tasks", "secrets", "configs"]);
 const RESTORE_PATH = "/shoal/v1/restore";
+const STACKS_PATH = "/shoal/v1/stacks";
+const SLOTS_PATH = "/shoal/v1/services";
 
 /** All routes; test them with `app.request()`. */
 export function createApp(ports: ApiPorts): Hono {
@@ -90,8 +94,11 @@ export function createApp(ports: ApiPorts): Hono {
   // A node that cannot see the cluster says so first, whatever else is wrong with the call.
   app.use(async (c, next) => {
     const local = ports.localNode();
-    const [, root] = splitVersion(c.req.url).path.split("/");
-    if ((!local.isManager || local.state !== "active") && MANAGER_ROOTS.has(root ?? "")) {
+    const { path } = splitVersion(c.req.url);
+    const isManagers =
+      MANAGER_ROOTS.has(path.split("/")[1] ?? "") ||
+      [STACKS_PATH, SLOTS_PATH].some((one) => path.startsWith(one));
+    if ((!local.isManager || local.state !== "active") && isManagers) {
       await ports.read((view) => view.index);
     }
     await next();
@@ -110,6 +117,8 @@ export function createApp(ports: ApiPorts): Hono {
   app.route("/", logRoutes(context));
   app.route("/", eventRoutes(context));
   app.route("/shoal", shoalRoutes(context));
+  app.route(STACKS_PATH, stackRoutes(context));
+  app.route(SLOTS_PATH, slotRoutes(context));
 
   // Stock answers this everywhere, also where nothing is.
   app.options("*", (c) => c.body(null, 200));

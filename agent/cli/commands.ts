@@ -1,6 +1,7 @@
 /** The client verbs of the binary: status, why, net doctor, vault, backup, …; each is loaded when used. */
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { DEFAULT_SOCKET, orExit } from "./socket.ts";
+import type { FileFlags, WaitFlags } from "./stack.ts";
 
 /** Adds them to the program. */
 export function addClientCommands(program: Command): void {
@@ -126,5 +127,127 @@ export function addClientCommands(program: Command): void {
           const { runRestore } = await import("./restore.ts");
           await runRestore(file, flags);
         }),
+    );
+
+  addStackCommands(program);
+  addSlotCommands(program);
+}
+
+function addSlotCommands(program: Command): void {
+  const slots = program.command("slots").description("the slots of a stateful service");
+  slots
+    .command("ls")
+    .description("where each lives, and its addresses")
+    .argument("<service>")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action((service: string, flags: { socket: string }) =>
+      orExit(async () => {
+        const { listSlots } = await import("./slots.ts");
+        await listSlots(service, flags.socket);
+      }),
+    );
+  slots
+    .command("move")
+    .description("give a slot another home; its volumes are not moved")
+    .argument("<service>")
+    .argument("<slot>", "its number")
+    .option("--node <node>", "name or id (default: the scheduler chooses)")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action((service: string, slot: string, flags: { node?: string; socket: string }) =>
+      orExit(async () => {
+        const { moveSlot } = await import("./slots.ts");
+        await moveSlot(service, slot, flags);
+      }),
+    );
+}
+
+function addStackCommands(program: Command): void {
+  const stack = program
+    .command("stack")
+    .description("stacks as objects of the cluster: compose files with plan, revisions, rollback");
+  const withFiles = (command: Command) =>
+    command
+      .requiredOption("-c, --compose-file <path...>", "compose files; - is standard input")
+      .option("--env-file <path>", "variables of the files (default: .env beside the first one)")
+      .option("--no-prune", "leave services that the files lack")
+      .addOption(
+        new Option("--resolve-image <when>", "ask the registries for the images' digests")
+          .choices(["always", "changed", "never"])
+          .default("always"),
+      )
+      .option("--with-registry-auth", "give the nodes the credentials of docker login")
+      .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET);
+  const withWait = (command: Command) =>
+    command
+      .option("-d, --detach", "do not wait until it runs")
+      .option("--timeout <seconds>", "wait so long", "600");
+
+  withFiles(stack.command("plan").description("what a deployment would change; changes nothing"))
+    .argument("<name>")
+    .option("--json", "as JSON")
+    .action((name: string, flags: FileFlags & { json?: boolean }) =>
+      orExit(async () => {
+        const { planDeployment } = await import("./stack.ts");
+        await planDeployment(name, flags);
+      }),
+    );
+  withWait(withFiles(stack.command("deploy").description("make it so, and wait until it runs")))
+    .argument("<name>")
+    .option("--token <token>", "of a plan: do what it says, or nothing")
+    .action((name: string, flags: FileFlags & WaitFlags & { token?: string }) =>
+      orExit(async () => {
+        const { deployStack } = await import("./stack.ts");
+        await deployStack(name, flags);
+      }),
+    );
+  withWait(stack.command("rollback").description("back to an earlier revision, as a new one"))
+    .argument("<name>")
+    .option("--revision <number>", "which one (default: the last that differs)")
+    .option("--plan", "only say what it would change")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action((name: string, flags: WaitFlags & { revision?: string; plan?: boolean }) =>
+      orExit(async () => {
+        const { rollBackStack } = await import("./stack.ts");
+        await rollBackStack(name, flags);
+      }),
+    );
+  stack
+    .command("ls")
+    .description("all stacks")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action((flags: { socket: string }) =>
+      orExit(async () => {
+        const { listStacks } = await import("./stack.ts");
+        await listStacks(flags.socket);
+      }),
+    );
+  stack
+    .command("show")
+    .description("services, states and revisions of a stack")
+    .argument("<name>")
+    .option("--files", "the compose files as they were given")
+    .option("--revision <number>", "whose files")
+    .option("--json", "as JSON")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action(
+      (
+        name: string,
+        flags: { json?: boolean; files?: boolean; revision?: string; socket: string },
+      ) =>
+        orExit(async () => {
+          const { showStack } = await import("./stack.ts");
+          await showStack(name, flags);
+        }),
+    );
+  stack
+    .command("rm")
+    .description("remove a stack and all that is its")
+    .argument("<name>")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action((name: string, flags: { socket: string }) =>
+      orExit(async () => {
+        const { removeStack } = await import("./stack.ts");
+        await removeStack(name, flags.socket);
+      }),
     );
 }

@@ -7,7 +7,11 @@ export const DEFAULT_SOCKET = "/run/shoal/docker.sock";
 export async function callAgent(
   socket: string,
   path: string,
-  init: { method?: "GET" | "POST"; body?: Uint8Array<ArrayBuffer> } = {},
+  init: {
+    method?: "GET" | "POST" | "PUT" | "DELETE";
+    headers?: Record<string, string>;
+    body?: Uint8Array<ArrayBuffer> | string;
+  } = {},
 ): Promise<Response> {
   let response: Response;
   try {

@@ -1,0 +1,40 @@
+/** `shoal slots`: where the slots of a stateful service live, and moving them. */
+import type { SlotLine } from "../api/slots.ts";
+import { callAgent } from "./socket.ts";
+import { table } from "./table.ts";
+
+const pathOf = (service: string) => `/shoal/v1/services/${encodeURIComponent(service)}/slots`;
+
+/** @throws {ClusterError} what the agent refused. */
+export async function listSlots(service: string, socket: string): Promise<void> {
+  const answer = await callAgent(socket, pathOf(service));
+  // The agent is this binary.
+  const slots = (await answer.json()) as SlotLine[];
+  const rows = slots.map((one) => [
+    one.Name,
+    one.Node?.Hostname ?? "",
+    one.Node?.State ?? "",
+    one.TaskState ?? (one.IsUsed ? "" : "(scaled down)"),
+    Object.entries(one.Addresses)
+      .map(([network, address]) => `${network} ${address}`)
+      .join(", "),
+  ]);
+  process.stdout.write(`${table(["SLOT", "HOME", "NODE", "TASK", "ADDRESSES"], rows)}\n`);
+}
+
+/** Without a node the scheduler chooses. @throws {ClusterError} as listSlots. */
+export async function moveSlot(
+  service: string,
+  slot: string,
+  flags: { node?: string; socket: string },
+): Promise<void> {
+  await callAgent(flags.socket, `${pathOf(service)}/${encodeURIComponent(slot)}`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ Node: flags.node ?? "" }),
+  });
+  const where = flags.node === undefined ? "any node" : flags.node;
+  process.stdout.write(
+    `Slot ${slot} of ${service} may live on ${where} now; its volumes stay where they were.\n`,
+  );
+}

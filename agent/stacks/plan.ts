@@ -1,0 +1,532 @@
+/**
+ * What a stack's new revision changes in the cluster, and the proposal that does it. Pure.
+ *
+ * 1. All or nothing: one proposal has every service, network, secret and config, and the revision itself.
+ * 2. What the managers would refuse is refused here, in words, tried on a copy (scratch.ts).
+ * 3. What the stack has under another's name (no label of the stack) is not touched.
+ * 4. A plan has a token: a digest of what it would do and of what it was made from. A deployment that names it
+ *    does that or nothing.
+ * 5. Networks, secrets and configs that are wanted no more are left to core/orchestrator/stack-reaper.ts.
+ */
+import { ClusterError } from "../../core/errors.ts";
+import { newId, type UnixMs } from "../../core/ids.ts";
+import type { Network } from "../../core/objects/network.ts";
+import type { Labels } from "../../core/objects/object-meta.ts";
+import type { Secret, SecretSpec } from "../../core/objects/secret.ts";
+import type { Service, ServiceSpec } from "../../core/objects/service.ts";
+import {
+  STACK_ID_LABEL,
+  STACK_LABEL,
+  STACK_LENGTH_MAX,
+  type StackData,
+  type StackModel,
+  type StackNetwork,
+  type StackRevision,
+  withRevision,
+} from "../../core/objects/stack.ts";
+import { isSameSpec, isTaskDirty } from "../../core/orchestrator/task-dirty.ts";
+import { isWanted } from "../../core/orchestrator/slot.ts";
+import type { Random } from "../../core/random.ts";
+import type { StoreAction } from "../../core/store/action.ts";
+import type { ClusterView } from "../../core/store/view.ts";
+import { alignKeys } from "../api/align-keys.ts";
+import { checkShape } from "../api/body.ts";
+import { checkDataSpec, DATA_KINDS, type DataKind } from "../api/data-objects.ts";
+import { withoutNulls } from "../api/go-values.ts";
+import { nodeName } from "../api/lookup.ts";
+import { withWords } from "../api/render.ts";
+import { checkNetworkRequest, isClusterNetwork, planNetwork } from "../api/network-plan.ts";
+import {
+  createServiceAction,
+  keptAuth,
+  refuseFixedChanges,
+  sameAuth,
+  sealedAuth,
+  updateAction,
+  withAuth,
+} from "../api/service-change.ts";
+import {
+  dataSpecSchema,
+  type NetworkCreate,
+  networkCreateSchema,
+  serviceSpecSchema,
+} from "../api/spec-schema.ts";
+import {
+  normaliseServiceSpec,
+  resolveNetworks,
+  validateName,
+  validateServiceSpec,
+} from "../api/validate.ts";
+import { resolveContainerOptions } from "../reconciler/container-options.ts";
+import { openSecret, sealSecret, type Vault } from "../vault.ts";
+import { diffFields, type FieldChange } from "./diff.ts";
+import { createScratch, type Scratch } from "./scratch.ts";
+
+export type StackWish = {
+  name: string;
+  files: StackRevision["files"];
+  model: StackModel;
+  /** base64, by the objects' names. Lacks those of a revision that is applied again. */
+  data: { secrets: ReadonlyMap<string, string>; configs: ReadonlyMap<string, string> };
+  /** Of a rollback. */
+  repeats?: number;
+  /** Whether services of the stack that the model lacks are removed. */
+  prune: boolean;
+  /** By service: the image with its digest. Others are taken as they are written. */
+  images: ReadonlyMap<string, string>;
+  /** X-Registry-Auth for the service's image, if the client gave any. */
+  authOf(spec: ServiceSpec): string | undefined;
+};
+
+export type PlanTools = { random: Random; nowMs: UnixMs; vault: Vault };
+
+export type StackChange = {
+  kind: "service" | "network" | "secret" | "config";
+  name: string;
+  action: "create" | "update" | "remove" | "keep";
+  /** Of an update. */
+  fields: FieldChange[];
+  /** What it means for what runs, in a sentence; empty where it means nothing. */
+  effect: string;
+};
+
+export type StackPlan = {
+  changes: StackChange[];
+  warnings: string[];
+  /** False when all is as it shall be: there is nothing to propose. */
+  isChange: boolean;
+  /** The number of the revision that it makes, or that is the newest. */
+  revision: number;
+  token: string;
+  actions: StoreAction[];
+};
+
+type Draft = {
+  scratch: Scratch;
+  stack: string;
+  stackId: string;
+  wish: StackWish;
+  tools: PlanTools;
+  actions: StoreAction[];
+  changes: StackChange[];
+  warnings: string[];
+  /** What the token covers beside the changes: the versions they were made from. */
+  basis: (string | number)[];
+};
+
+/** @throws {ClusterError} what the managers would refuse, and whose name, address or port it is. */
+export function planStack(view: ClusterView, wish: StackWish, tools: PlanTools): StackPlan {
+  validateName(wish.name);
+  refuseOldManagers(view);
+  const known = view.stackByName(wish.name);
+  const draft: Draft = {
+    scratch: createScratch(view, tools.nowMs),
+    stack: wish.name,
+    stackId: known?.id ?? newId(tools.random),
+    wish,
+    tools,
+    actions: [],
+    changes: [],
+    warnings: [],
+    basis: [known?.version ?? 0],
+  };
+  refuseMissing(view, wish.model.externals);
+  planRemovals(draft);
+  for (const network of wish.model.networks)
+    named("network", network, () => planOwnNetwork(draft, network));
+  for (const secret of wish.model.secrets)
+    named("secret", secret, () => planData(draft, DATA_KINDS.secrets, secret));
+  for (const config of wish.model.configs)
+    named("config", config, () => planData(draft, DATA_KINDS.configs, config));
+  for (const service of wish.model.services)
+    named("service", service, () => planService(draft, service));
+  tellLeftovers(draft, known?.revisions.at(-1)?.model);
+  const newest = known?.revisions.at(-1);
+  const isSameWish =
+    newest !== undefined &&
+    JSON.stringify([newest.files, newest.model]) === JSON.stringify([wish.files, wish.model]);
+  let revision = newest?.number ?? 0;
+  if (!isSameWish) {
+    const revisions = withRevision(known?.revisions ?? [], {
+      atMs: tools.nowMs,
+      files: wish.files,
+      model: wish.model,
+      ...(wish.repeats === undefined ? {} : { repeats: wish.repeats }),
+    });
+    refuseSize(wish.name, revisions);
+    revision = revisions.at(-1)?.number ?? 0;
+    propose(
+      draft,
+      known
+        ? {
+            type: "update",
+            table: "stack",
+            id: known.id,
+            ifVersion: known.version,
+            set: { revisions },
+          }
+        : {
+            type: "create",
+            table: "stack",
+            object: { id: draft.stackId, spec: { Name: wish.name }, revisions },
+          },
+    );
+  }
+  return {
+    changes: draft.changes,
+    warnings: draft.warnings,
+    isChange: draft.actions.length > 0,
+    revision,
+    token: tokenOf(draft),
+    actions: draft.actions,
+  };
+}
+
+function refuseOldManagers(view: ClusterView): void {
+  const old = view
+    .nodes()
+    .filter(
+      ({ role, description }) =>
+        role === "manager" && description && !description.knows?.includes("stack"),
+    )
+    .map(nodeName);
+  if (old.length === 0) return;
+  throw new ClusterError(
+    "failed-precondition",
+    `Cannot deploy a stack: managers ${old.join(", ")} run a version of shoal that knows no stacks; replace its binary there first`,
+  );
+}
+
+function refuseSize(name: string, revisions: readonly StackRevision[]): void {
+  const length = JSON.stringify(revisions).length;
+  if (length <= STACK_LENGTH_MAX) return;
+  throw new ClusterError(
+    "invalid-argument",
+    `Cannot keep stack ${name}: its files and what they mean are ${length} characters, at most ${STACK_LENGTH_MAX} are kept; make it several stacks`,
+  );
+}
+
+/** Ids of objects that this plan makes are random, and no part of what it says. */
+function tokenOf(draft: Draft): string {
+  const text = JSON.stringify([draft.stack, draft.basis, draft.changes, draft.wish.repeats ?? 0]);
+  return new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 32);
+}
+
+/** Says in an error which object it is about. */
+function named(kind: StackChange["kind"], { Name }: { Name: string }, plan: () => void): void {
+  try {
+    plan();
+  } catch (error) {
+    if (!(error instanceof ClusterError)) throw error;
+    const text = error.message.replace(/^rpc error: code = \w+ desc = /, "");
+    throw new ClusterError(error.code, `${kind} ${Name}: ${text}`, { cause: error });
+  }
+}
+
+function propose(draft: Draft, action: StoreAction): void {
+  draft.scratch.do(action);
+  draft.actions.push(action);
+}
+
+function tell(
+  draft: Draft,
+  change: Omit<StackChange, "fields" | "effect"> & Partial<StackChange>,
+): void {
+  draft.changes.push({ fields: [], effect: "", ...change });
+}
+
+function refuseMissing(view: ClusterView, externals: StackModel["externals"]): void {
+  const missing = [
+    ...externals.networks
+      .filter((name) => !view.networkByName(name))
+      .map((name) => `network ${name}`),
+    ...externals.secrets.filter((name) => !view.secretByName(name)).map((name) => `secret ${name}`),
+    ...externals.configs.filter((name) => !view.configByName(name)).map((name) => `config ${name}`),
+  ];
+  if (missing.length === 0) return;
+  throw new ClusterError(
+    "not-found",
+    `Cannot deploy: declared as external and not there: ${missing.join(", ")}; create them first`,
+  );
+}
+
+// ---- services ---------------------------------------------------------------------------------
+
+/** First, so that their ports are free for others. */
+function planRemovals(draft: Draft): void {
+  if (!draft.wish.prune) return;
+  const wanted = new Set(draft.wish.model.services.map(({ Name }) => Name));
+  for (const { id, spec } of draft.scratch.view.services()) {
+    if (spec.Labels?.[STACK_LABEL] !== draft.stack || wanted.has(spec.Name)) continue;
+    propose(draft, { type: "remove", table: "service", id });
+    const count = draft.scratch.view.tasksByService(id).filter(isWanted).length;
+    tell(draft, { kind: "service", name: spec.Name, action: "remove", effect: stops(count) });
+  }
+}
+
+function planService(draft: Draft, given: ServiceSpec): void {
+  const { scratch, tools, wish } = draft;
+  const before = scratch.view.serviceByName(given.Name);
+  if (before && before.spec.Labels?.[STACK_LABEL] !== draft.stack) throw notOurs(draft);
+  const wanted = wantedSpec(draft, given, before);
+  const auth = wish.authOf(wanted);
+  const sealed = before
+    ? (sameAuth(tools.vault, before, auth) ??
+      sealedAuth(tools.vault, auth) ??
+      keptAuth(before, "spec"))
+    : sealedAuth(tools.vault, auth);
+  const spec = resolveContainerOptions(withAuth(wanted, sealed));
+  validateServiceSpec(scratch.view, spec, before);
+  const change = { kind: "service", name: spec.Name } as const;
+  if (!before) {
+    propose(draft, createServiceAction(newId(tools.random), spec, tools.nowMs));
+    tell(draft, { ...change, action: "create", effect: starts(spec) });
+    return;
+  }
+  refuseFixedChanges(before.spec, spec);
+  draft.basis.push(before.specVersion);
+  // Clients that read a spec and write it back add the names of defaults.
+  if (isSameSpec(withWords(before.spec), withWords(spec))) {
+    keepService(draft, before);
+    return;
+  }
+  propose(draft, updateAction(before, before.specVersion, spec, tools.nowMs));
+  tell(draft, {
+    ...change,
+    action: "update",
+    fields: diffFields(shown(scratch.view, before.spec), shown(scratch.view, spec)),
+    effect: replaces(scratch.view, before, spec),
+  });
+}
+
+/** An update that was given up is what a deployment asks for again; one that was rolled back to this spec is over. */
+function keepService(draft: Draft, { id, spec, version, updateStatus }: Service): void {
+  const change = { kind: "service", name: spec.Name } as const;
+  const state = updateStatus?.state;
+  if (state === undefined || state === "updating" || state === "completed") {
+    tell(draft, { ...change, action: "keep" });
+    return;
+  }
+  const unset = ["updateStatus"];
+  propose(draft, { type: "update", table: "service", id, ifVersion: version, set: {}, unset });
+  tell(draft, { ...change, action: "update", effect: `no longer ${state.replace("_", " ")}` });
+}
+
+/** Canonical, with ids in place of names, and with what a deployment keeps of the service that is there. */
+function wantedSpec(draft: Draft, given: ServiceSpec, before: Service | undefined): ServiceSpec {
+  const { view } = draft.scratch;
+  const aligned = alignKeys(withoutNulls(structuredClone(given)), serviceSpecSchema);
+  const named = normaliseServiceSpec(checkShape(aligned, serviceSpecSchema));
+  const { spec, unknown } = resolveNetworks(view, named);
+  if (unknown !== undefined) throw new ClusterError("not-found", `network ${unknown} not found`);
+  const container = { ...spec.TaskTemplate.ContainerSpec };
+  const image = draft.wish.images.get(given.Name);
+  if (image !== undefined) container.Image = image;
+  const withIds = (
+    references: Record<string, unknown>[] | undefined,
+    kind: "Secret" | "Config",
+    find: (name: string) => Secret | undefined,
+  ) =>
+    references?.map((reference) => {
+      const name = reference[`${kind}Name`];
+      const id = typeof name === "string" ? find(name)?.id : undefined;
+      if (id === undefined)
+        throw new ClusterError(
+          "not-found",
+          `${kind.toLowerCase()} ${JSON.stringify(name)} not found`,
+        );
+      return { ...reference, [`${kind}ID`]: id };
+    });
+  const Secrets = withIds(container.Secrets, "Secret", view.secretByName);
+  const Configs = withIds(container.Configs, "Config", view.configByName);
+  if (Secrets) container.Secrets = Secrets;
+  if (Configs) container.Configs = Configs;
+  const ForceUpdate = before?.spec.TaskTemplate.ForceUpdate;
+  return {
+    ...spec,
+    TaskTemplate: {
+      ...spec.TaskTemplate,
+      ContainerSpec: container,
+      ...(ForceUpdate === undefined ? {} : { ForceUpdate }),
+    },
+  };
+}
+
+/** Without credentials, ids, and what follows from other fields; networks by name. */
+function shown(view: ClusterView, spec: ServiceSpec): unknown {
+  const { TaskTemplate, ...rest } = withWords(spec);
+  const { PullOptions: _auth, EngineOptions: _resolved, ...container } = TaskTemplate.ContainerSpec;
+  const withoutIds = (references: Record<string, unknown>[] | undefined) =>
+    references?.map(({ SecretID: _secret, ConfigID: _config, ...reference }) => reference);
+  const Networks = TaskTemplate.Networks?.map((one) => ({
+    ...one,
+    Target: view.network(one.Target)?.spec.Name ?? one.Target,
+  }));
+  const ContainerSpec = {
+    ...container,
+    Secrets: withoutIds(container.Secrets),
+    Configs: withoutIds(container.Configs),
+  };
+  return { ...rest, TaskTemplate: { ...TaskTemplate, ContainerSpec, Networks } };
+}
+
+function tasks(count: number): string {
+  return count === 1 ? "1 task" : `${count} tasks`;
+}
+
+function stops(count: number): string {
+  return count === 0 ? "" : `stops ${tasks(count)}`;
+}
+
+function starts(spec: ServiceSpec): string {
+  const { Replicated, ReplicatedJob } = spec.Mode;
+  if (Replicated) return `starts ${tasks(Replicated.Replicas ?? 1)}`;
+  if (ReplicatedJob) return `runs ${ReplicatedJob.TotalCompletions ?? 1} to completion`;
+  return spec.Mode.GlobalJob ? "runs once on every node" : "starts a task on every node";
+}
+
+function replaces(view: ClusterView, before: Service, spec: ServiceSpec): string {
+  if (spec.Mode.ReplicatedJob || spec.Mode.GlobalJob) return "the job runs again";
+  // A version that no task has: each is looked at.
+  const after = { ...before, spec, specVersion: -1 };
+  const wanted = view.tasksByService(before.id).filter(isWanted);
+  const count = wanted.filter((task) => isTaskDirty(view, after, task)).length;
+  const { Parallelism = 1, Order = "stop-first" } = spec.UpdateConfig ?? {};
+  const pace = Parallelism === 0 ? "all at once" : `${Parallelism} at a time`;
+  const replaced =
+    count === 0 ? "no task is replaced" : `replaces ${tasks(count)}, ${pace}, ${Order}`;
+  const from = before.spec.Mode.Replicated?.Replicas ?? 1;
+  const to = spec.Mode.Replicated?.Replicas ?? 1;
+  if (to === from) return replaced;
+  return `${replaced}; ${to > from ? "starts" : "stops"} ${tasks(Math.abs(to - from))}`;
+}
+
+// ---- networks, secrets, configs ---------------------------------------------------------------
+
+function notOurs(draft: Draft): ClusterError {
+  return new ClusterError(
+    "name-conflict",
+    `it is there and not of stack ${draft.stack} (label ${STACK_LABEL}): remove it, or give one of the two another name`,
+  );
+}
+
+/** What a client made under the stack's name, or a removed stack of that name has left, becomes this stack's. */
+function keep(
+  draft: Draft,
+  change: Pick<StackChange, "kind" | "name">,
+  labels: Labels,
+  relabel: (labels: Labels) => StoreAction,
+): void {
+  if (labels[STACK_ID_LABEL] === draft.stackId) {
+    tell(draft, { ...change, action: "keep" });
+    return;
+  }
+  propose(draft, relabel({ ...labels, [STACK_ID_LABEL]: draft.stackId }));
+  tell(draft, { ...change, action: "update", effect: "belongs to the stack from now on" });
+}
+
+function planOwnNetwork(draft: Draft, model: StackNetwork): void {
+  const { view } = draft.scratch;
+  const request = checkShape(
+    { ...model, Labels: { ...model.Labels, [STACK_ID_LABEL]: draft.stackId } },
+    networkCreateSchema,
+  );
+  const change = { kind: "network", name: request.Name } as const;
+  const before = view.networkByName(request.Name);
+  if (before) {
+    if (before.spec.Labels?.[STACK_LABEL] !== draft.stack) throw notOurs(draft);
+    refuseOtherNetwork(before, request);
+    keep(draft, change, before.spec.Labels, (Labels) => ({
+      type: "update",
+      table: "network",
+      id: before.id,
+      ifVersion: before.version,
+      set: { spec: { ...before.spec, Labels } },
+    }));
+    return;
+  }
+  if (!isClusterNetwork(request)) {
+    throw new ClusterError(
+      "invalid-argument",
+      `driver "${request.Driver}" is a node's own: use overlay, or declare as external a network made with --scope swarm`,
+    );
+  }
+  checkNetworkRequest(request);
+  const object = planNetwork(view, request, newId(draft.tools.random));
+  propose(draft, { type: "create", table: "network", object });
+  tell(draft, { ...change, action: "create" });
+}
+
+/** Tasks are on it: a network is made once. */
+function refuseOtherNetwork({ spec }: Network, wanted: NetworkCreate): void {
+  const subnets = (config: readonly { Subnet?: string }[]) =>
+    config.flatMap(({ Subnet }) => Subnet ?? []);
+  const isGiven = wanted.IPAM.Config.length > 0;
+  const compared = (one: typeof spec | NetworkCreate) => ({
+    Driver: one.Driver,
+    Internal: one.Internal,
+    Attachable: one.Attachable,
+    EnableIPv6: one.EnableIPv6,
+    Options: one.Options,
+    ...(isGiven ? { Subnets: subnets(one.IPAM?.Config ?? []) } : {}),
+  });
+  const [first] = diffFields(compared(spec), compared(wanted));
+  if (!first) return;
+  throw new ClusterError(
+    "failed-precondition",
+    `a network is never changed, and ${first.path} is ${JSON.stringify(first.from ?? null)} where ${JSON.stringify(first.to ?? null)} is wanted: give it another name (name: …) in the file`,
+  );
+}
+
+function planData(draft: Draft, of: DataKind, model: StackData): void {
+  const { scratch, tools, wish } = draft;
+  const data = wish.data[`${of.kind}s`].get(model.Name);
+  const before = of.byName(scratch.view, model.Name);
+  const labels = { ...model.Labels, [STACK_ID_LABEL]: draft.stackId };
+  const change = { kind: of.kind, name: model.Name } as const;
+  if (before) {
+    if (before.spec.Labels?.[STACK_LABEL] !== draft.stack) throw notOurs(draft);
+    if (data !== undefined) refuseOtherData(tools.vault, before, data);
+    keep(draft, change, before.spec.Labels, (Labels) => ({
+      type: "update",
+      table: of.kind,
+      id: before.id,
+      ifVersion: before.version,
+      set: { spec: { ...before.spec, Labels } },
+    }));
+    return;
+  }
+  if (data === undefined) {
+    throw new ClusterError(
+      "failed-precondition",
+      "it was removed since that revision, and its data with it: deploy the file again",
+    );
+  }
+  const given = { ...model, Labels: labels, Data: data };
+  const spec = checkDataSpec(of, checkShape(given, dataSpecSchema));
+  const id = newId(tools.random);
+  const stored: SecretSpec = of.isSealed ? sealSecret(tools.vault, id, spec) : spec;
+  propose(draft, { type: "create", table: of.kind, object: { id, spec: stored } });
+  tell(draft, { ...change, action: "create" });
+}
+
+/** Only where the file gives a name: else it has a digest of the data. */
+function refuseOtherData(vault: Vault, { id, spec }: Secret, data: string): void {
+  const before = Buffer.from(openSecret(vault, id, spec).Data ?? "", "base64");
+  if (before.equals(Buffer.from(data, "base64"))) return;
+  throw new ClusterError(
+    "failed-precondition",
+    "its data is other, and cannot be changed: leave name: out of the file, so that each version has a name of its own, or give it another name",
+  );
+}
+
+/** What goes as soon as nothing uses it; of secrets and configs, when no kept revision names it. */
+function tellLeftovers(draft: Draft, before: StackModel | undefined): void {
+  const wanted = new Set(draft.wish.model.networks.map(({ Name }) => Name));
+  for (const { Name } of before?.networks ?? []) {
+    const labels = draft.scratch.view.networkByName(Name)?.spec.Labels;
+    if (wanted.has(Name) || labels?.[STACK_ID_LABEL] !== draft.stackId) continue;
+    const effect = "once no task is on it";
+    tell(draft, { kind: "network", name: Name, action: "remove", effect });
+  }
+}

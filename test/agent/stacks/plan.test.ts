@@ -1,0 +1,299 @@
+import { beforeEach, describe, expect, test } from "bun:test";
+import { planStack, type StackPlan, type StackWish } from "../../../agent/stacks/plan.ts";
+import type { ServiceSpec } from "../../../core/objects/service.ts";
+import { STACK_ID_LABEL, STACK_LABEL, type StackModel } from "../../../core/objects/stack.ts";
+import { createFakePorts, type FakePorts, makeNode } from "../api/fake-ports.ts";
+
+const Labels = { [STACK_LABEL]: "shop" };
+const service = (
+  name: string,
+  set: Partial<ServiceSpec> = {},
+  container: object = {},
+): ServiceSpec => ({
+  Name: `shop_${name}`,
+  Labels,
+  Mode: { Replicated: { Replicas: 2 } },
+  ...set,
+  TaskTemplate: {
+    ContainerSpec: { Image: "lab:1", ...container },
+    Networks: [{ Target: "shop_default", Aliases: [name] }],
+    ...set.TaskTemplate,
+  },
+});
+const secretOf = (name: string) => ({
+  File: { Name: "key", UID: "0", GID: "0", Mode: 0o444 },
+  SecretID: "",
+  SecretName: name,
+});
+const model = (set: Partial<StackModel> = {}): StackModel => ({
+  services: [service("web")],
+  networks: [{ Name: "shop_default", Driver: "overlay", Labels }],
+  secrets: [],
+  configs: [],
+  externals: { networks: [], secrets: [], configs: [] },
+  ...set,
+});
+
+let ports: FakePorts;
+beforeEach(() => {
+  ports = createFakePorts("/nowhere");
+});
+
+function plan(given: StackModel, set: Partial<StackWish> = {}): StackPlan {
+  const wish: StackWish = {
+    name: "shop",
+    files: [{ name: "compose.yaml", text: JSON.stringify(given) }],
+    model: given,
+    data: { secrets: new Map(), configs: new Map() },
+    prune: true,
+    images: new Map(),
+    authOf: () => undefined,
+    ...set,
+  };
+  const { random, vault } = ports;
+  return planStack(ports.rows, wish, { random, vault, nowMs: ports.nowMs() });
+}
+const refusal = (...args: Parameters<typeof plan>) => {
+  try {
+    plan(...args);
+  } catch (error) {
+    return String(error);
+  }
+  return undefined;
+};
+async function deploy(...args: Parameters<typeof plan>): Promise<StackPlan> {
+  const made = plan(...args);
+  if (made.isChange) await ports.propose(made.actions);
+  return made;
+}
+const told = ({ changes }: StackPlan) =>
+  changes.map(({ kind, name, action }) => `${action} ${kind} ${name}`);
+const stack = () => ports.rows.stackByName("shop") ?? expect.unreachable();
+
+describe("planStack()", () => {
+  test("makes everything in one proposal, and nothing the second time", async () => {
+    const withSecret = model({
+      services: [service("web", {}, { Secrets: [secretOf("shop_key-1")] })],
+      secrets: [{ Name: "shop_key-1", Labels }],
+    });
+    const data = { secrets: new Map([["shop_key-1", btoa("hush")]]), configs: new Map() };
+    const first = await deploy(withSecret, { data });
+    expect(told(first)).toEqual([
+      "create network shop_default",
+      "create secret shop_key-1",
+      "create service shop_web",
+    ]);
+    expect(first.changes.at(-1)?.effect).toBe("starts 2 tasks");
+    expect(ports.proposed).toHaveLength(1);
+    const { spec } = ports.rows.serviceByName("shop_web") ?? expect.unreachable();
+    const network = ports.rows.networkByName("shop_default");
+    expect(spec.TaskTemplate.Networks?.[0]?.Target).toBe(network?.id ?? "");
+    expect(network?.spec.Labels).toEqual({ ...Labels, [STACK_ID_LABEL]: stack().id });
+    const secret = ports.rows.secretByName("shop_key-1");
+    expect(spec.TaskTemplate.ContainerSpec.Secrets?.[0]?.["SecretID"]).toBe(secret?.id ?? "");
+    // Sealed, and in no revision.
+    expect(secret?.spec.Data).toBeUndefined();
+    expect(JSON.stringify(stack())).not.toContain(btoa("hush"));
+    const again = await deploy(withSecret, { data });
+    expect(told(again)).toEqual([
+      "keep network shop_default",
+      "keep secret shop_key-1",
+      "keep service shop_web",
+    ]);
+    expect([again.isChange, again.revision]).toEqual([false, 1]);
+  });
+
+  test("an update names the fields and the tasks it costs; a change of labels costs none", async () => {
+    await deploy(model());
+    const changed = plan(
+      model({ services: [service("web", {}, { Image: "lab:2", Env: ["A=1"] })] }),
+    );
+    expect(changed.changes.at(-1)).toMatchObject({
+      action: "update",
+      fields: [
+        { path: "TaskTemplate.ContainerSpec.Image", from: "lab:1", to: "lab:2" },
+        { path: "TaskTemplate.ContainerSpec.Env", to: "A=1" },
+      ],
+      effect: "no task is replaced",
+    });
+    const labelled = plan(model({ services: [service("web", { Labels: { ...Labels, a: "b" } })] }));
+    expect(labelled.changes.at(-1)?.effect).toBe("no task is replaced");
+    const scaled = plan(
+      model({ services: [service("web", { Mode: { Replicated: { Replicas: 5 } } })] }),
+    );
+    expect(scaled.changes.at(-1)?.effect).toBe("no task is replaced; starts 3 tasks");
+  });
+
+  test("services that the model lacks go, unless they are to stay; what is not the stack's never", async () => {
+    await deploy(model({ services: [service("web"), service("db")] }));
+    const pruned = plan(model());
+    expect(told(pruned)).toContain("remove service shop_db");
+    expect(told(plan(model(), { prune: false }))).not.toContain("remove service shop_db");
+    expect(pruned.actions.filter(({ type }) => type === "remove")).toHaveLength(1);
+  });
+
+  test("a port goes from a removed service to a new one", async () => {
+    const EndpointSpec = { Ports: [{ TargetPort: 80, PublishedPort: 8080 }] };
+    await deploy(model({ services: [service("old", { EndpointSpec })] }));
+    expect(
+      refusal(
+        model({ services: [service("old", { EndpointSpec }), service("new", { EndpointSpec })] }),
+      ),
+    ).toContain("service shop_new: port '8080' is already in use by service 'shop_old'");
+    await deploy(model({ services: [service("new", { EndpointSpec })] }));
+    expect(ports.rows.services().map(({ spec }) => spec.Name)).toEqual(["shop_new"]);
+  });
+
+  test("two new networks get subnets of their own", async () => {
+    const networks = ["shop_a", "shop_b"].map((Name) => ({ Name, Driver: "overlay", Labels }));
+    await deploy(model({ services: [], networks }));
+    const subnets = networks.map(({ Name }) => ports.rows.networkByName(Name)?.subnet);
+    expect(new Set(subnets).size).toBe(2);
+  });
+
+  test("revisions are kept, and one can be applied again without its data", async () => {
+    const revision = (digest: string) =>
+      model({
+        services: [service("web", {}, { Secrets: [secretOf(`shop_key-${digest}`)] })],
+        secrets: [{ Name: `shop_key-${digest}`, Labels }],
+      });
+    const dataOf = (digest: string) => ({
+      data: { secrets: new Map([[`shop_key-${digest}`, btoa(digest)]]), configs: new Map() },
+    });
+    await deploy(revision("1"), dataOf("1"));
+    await deploy(revision("2"), dataOf("2"));
+    const [old] = stack().revisions;
+    const back = await deploy(old?.model ?? expect.unreachable(), {
+      repeats: 1,
+      files: old?.files ?? [],
+    });
+    expect([back.revision, told(back)]).toEqual([
+      3,
+      ["keep network shop_default", "keep secret shop_key-1", "update service shop_web"],
+    ]);
+    expect(stack().revisions.map(({ number, repeats }) => [number, repeats])).toEqual([
+      [1, undefined],
+      [2, undefined],
+      [3, 1],
+    ]);
+    expect(refusal(revision("9"))).toContain(
+      "secret shop_key-9: it was removed since that revision",
+    );
+  });
+
+  test("takes over what docker stack deploy has made, and refuses what is another's", async () => {
+    await deploy(model());
+    const before = stack().id;
+    await ports.propose([{ type: "remove", table: "stack", id: before }]);
+    const taken = await deploy(model());
+    expect(told(taken)).toEqual(["update network shop_default", "keep service shop_web"]);
+    expect(ports.rows.networkByName("shop_default")?.spec.Labels?.[STACK_ID_LABEL]).toBe(
+      stack().id,
+    );
+    expect(stack().id).not.toBe(before);
+    const { id, spec } = ports.rows.serviceByName("shop_web") ?? expect.unreachable();
+    await ports.propose([
+      { type: "update", table: "service", id, set: { spec: { ...spec, Labels: {} } } },
+    ]);
+    expect(refusal(model())).toContain("service shop_web: it is there and not of stack shop");
+  });
+
+  test("the token stands for what is done and what it was planned from", async () => {
+    await deploy(model());
+    const next = model({ services: [service("web", {}, { Image: "lab:2" })] });
+    const { token } = plan(next);
+    expect(plan(next).token).toBe(token);
+    expect(plan(model()).token).not.toBe(token);
+    const { id, spec } = ports.rows.serviceByName("shop_web") ?? expect.unreachable();
+    // The allocator's work is no change.
+    const endpoint = { specVersion: 1, mode: "vip" as const, ports: [], virtualIps: [] };
+    await ports.propose([{ type: "update", table: "service", id, set: { endpoint } }]);
+    expect(plan(next).token).toBe(token);
+    await ports.propose([{ type: "update", table: "service", id, set: { spec } }]);
+    expect(plan(next).token).not.toBe(token);
+  });
+
+  test("an update that was given up is tried again", async () => {
+    await deploy(model());
+    const { id } = ports.rows.serviceByName("shop_web") ?? expect.unreachable();
+    const updateStatus = { state: "paused" as const, startedAtMs: 1, message: "update paused" };
+    await ports.propose([{ type: "update", table: "service", id, set: { updateStatus } }]);
+    const again = await deploy(model());
+    expect(again.changes.at(-1)).toMatchObject({ action: "update", effect: "no longer paused" });
+    expect(ports.rows.service(id)?.updateStatus).toBeUndefined();
+    expect(plan(model()).isChange).toBe(false);
+  });
+
+  test("a change by hand is seen, and a forced update is none", async () => {
+    await deploy(model());
+    const { id, spec } = ports.rows.serviceByName("shop_web") ?? expect.unreachable();
+    const byHand = (more: object) => ({ ...spec, TaskTemplate: { ...spec.TaskTemplate, ...more } });
+    await ports.propose([
+      { type: "update", table: "service", id, set: { spec: byHand({ ForceUpdate: 3 }) } },
+    ]);
+    expect(plan(model()).isChange).toBe(false);
+    await ports.propose([
+      {
+        type: "update",
+        table: "service",
+        id,
+        set: { spec: byHand({ ContainerSpec: { Image: "other" } }) },
+      },
+    ]);
+    const drifted = await deploy(model());
+    expect([told(drifted).at(-1), drifted.revision]).toEqual(["update service shop_web", 1]);
+  });
+
+  test.each([
+    [
+      "an unknown network",
+      model({ networks: [] }),
+      "service shop_web: network shop_default not found",
+    ],
+    [
+      "externals that are not there",
+      model({ externals: { networks: ["far"], secrets: ["s"], configs: [] } }),
+      "declared as external and not there: network far, secret s",
+    ],
+    [
+      "a bad constraint",
+      model({
+        services: [
+          service("web", {
+            TaskTemplate: { ContainerSpec: { Image: "a" }, Placement: { Constraints: ["x"] } },
+          }),
+        ],
+      }),
+      "service shop_web: ",
+    ],
+    [
+      "a node's own driver",
+      model({ networks: [{ Name: "shop_default", Driver: "bridge", Labels }] }),
+      'network shop_default: driver "bridge" is a node\'s own',
+    ],
+  ])("refuses %s and proposes nothing", (_, given, text) => {
+    expect(refusal(given)).toContain(text);
+  });
+
+  test("refuses while a manager does not know the object", () => {
+    const old = makeNode("node2aaaaaaaaaaaaaaaaaaaa", "older", { role: "manager" });
+    delete old.description?.knows;
+    ports.put("node", old);
+    expect(refusal(model())).toContain(
+      "managers older run a version of shoal that knows no stacks",
+    );
+  });
+
+  test("refuses to change a network, or the data of a secret that the file names", async () => {
+    const wanted = model({ secrets: [{ Name: "fixed", Labels }] });
+    const data = (text: string) => ({
+      data: { secrets: new Map([["fixed", btoa(text)]]), configs: new Map() },
+    });
+    await deploy(wanted, data("a"));
+    const internal = [{ Name: "shop_default", Driver: "overlay", Internal: true, Labels }];
+    expect(refusal({ ...wanted, networks: internal }, data("a"))).toContain(
+      "network shop_default: a network is never changed, and Internal is null where true is wanted",
+    );
+    expect(refusal(wanted, data("b"))).toContain("secret fixed: its data is other");
+  });
+});
