@@ -24,6 +24,15 @@ import { pinImage } from "./pin-image.ts";
 
 /** The managers were faster: the allocator writes services, another network took the subnet. */
 const DEPLOY_TRIES_MAX = 5;
+/** What a proposal is refused with when another came first; a reason that stays is the next plan's refusal. */
+const OVERTAKEN: ReadonlySet<string> = new Set([
+  "version-conflict",
+  "failed-precondition",
+  "not-found",
+  "name-conflict",
+  "invalid-argument",
+  "in-use",
+]);
 /** Registries that are asked at once. */
 const PINS_AT_ONCE = 8;
 const RESOLVE_WORDS = ["always", "changed", "never"] as const;
@@ -45,7 +54,11 @@ const requestSchema = z.object({
 type StackRequest = z.output<typeof requestSchema>;
 /** Body of PUT /shoal/v1/stacks/{name} and of its plan. */
 export type StackRequestBody = z.input<typeof requestSchema>;
-type Wanted = Pick<StackWish, "files" | "model" | "data" | "repeats"> & { warnings: string[] };
+type Wanted = Pick<StackWish, "files" | "model" | "data" | "repeats"> & {
+  warnings: string[];
+  /** Of a revision; else the registries are asked. */
+  images?: ReadonlyMap<string, string>;
+};
 
 export function stackRoutes(context: ApiContext): Hono {
   const { ports } = context;
@@ -88,11 +101,13 @@ export function stackRoutes(context: ApiContext): Hono {
       const stack = findStack(view, name);
       const found = findRevision(stack, c.req.query("revision") || previousOf(stack));
       const { files, model, number: repeats } = found;
+      const data = { secrets: new Map(), configs: new Map() };
       return {
         files,
         model,
         repeats,
-        data: { secrets: new Map(), configs: new Map() },
+        data,
+        images: new Map(Object.entries(found.images)),
         warnings: [],
       };
     });
@@ -103,10 +118,11 @@ export function stackRoutes(context: ApiContext): Hono {
   });
 
   app.delete("/:name", async (c) => {
-    await propose(
-      context,
-      await ports.read((view) => removal(view, findStack(view, c.req.param("name")))),
-    );
+    const name = c.req.param("name");
+    await proposeInTurn(context, async () => ({
+      actions: await ports.read((view) => removal(view, findStack(view, name))),
+      answer: undefined,
+    }));
     return c.body(null, 204);
   });
   return app;
@@ -179,8 +195,9 @@ function findRevision(stack: Stack, text: string): StackRevision {
 
 /** The newest one that is not what is wanted now. */
 function previousOf(stack: Stack): string {
-  const newest = JSON.stringify(stack.revisions.at(-1)?.model);
-  const before = stack.revisions.findLast(({ model }) => JSON.stringify(model) !== newest);
+  const textOf = ({ model, images }: StackRevision) => JSON.stringify([model, images]);
+  const newest = stack.revisions.at(-1);
+  const before = stack.revisions.findLast((one) => newest && textOf(one) !== textOf(newest));
   if (before) return String(before.number);
   throw new ClusterError(
     "failed-precondition",
@@ -201,12 +218,9 @@ async function makePlan(
   const { ports } = context;
   const authOf = (spec: ServiceSpec) =>
     options.RegistryAuth[registryOf(spec.TaskTemplate.ContainerSpec.Image)];
-  const { images, warnings } = await resolveImages(
-    context,
-    wanted.model,
-    options.ResolveImage,
-    authOf,
-  );
+  const { images, warnings } = wanted.images
+    ? { images: wanted.images, warnings: [] }
+    : await resolveImages(context, wanted.model, options.ResolveImage, authOf);
   const wish: StackWish = { ...wanted, name, prune: options.Prune, images, authOf };
   const plan = await ports.read((view) =>
     planStack(view, wish, { random: ports.random, nowMs: ports.nowMs(), vault: ports.vault }),
@@ -220,7 +234,7 @@ async function deploy(
   wanted: Wanted,
   options: Options,
 ): Promise<PlanAnswer> {
-  for (let tries = 1; ; tries += 1) {
+  return proposeInTurn(context, async () => {
     const plan = await makePlan(context, name, wanted, options);
     if (options.Token !== "" && options.Token !== plan.token) {
       throw new ClusterError(
@@ -228,14 +242,23 @@ async function deploy(
         `Cannot deploy stack ${name}: the plan ${options.Token} is out of date, something has changed since; plan again`,
       );
     }
-    if (!plan.isChange) return renderPlan(plan, wanted.warnings);
+    return { actions: plan.actions, answer: renderPlan(plan, wanted.warnings) };
+  });
+}
+
+/** Proposes what was made for the cluster as it is; made anew when another change was faster. */
+async function proposeInTurn<T>(
+  context: ApiContext,
+  make: () => Promise<{ actions: StoreAction[]; answer: T }>,
+): Promise<T> {
+  for (let tries = 1; ; tries += 1) {
+    const { actions, answer } = await make();
+    if (actions.length === 0) return answer;
     try {
-      await propose(context, plan.actions);
-      return renderPlan(plan, wanted.warnings);
+      await propose(context, actions);
+      return answer;
     } catch (error) {
-      const isOvertaken =
-        error instanceof ClusterError &&
-        ["version-conflict", "failed-precondition", "not-found"].includes(error.code);
+      const isOvertaken = error instanceof ClusterError && OVERTAKEN.has(error.code);
       if (!isOvertaken || tries >= DEPLOY_TRIES_MAX) throw error;
     }
   }
@@ -293,7 +316,7 @@ function removal(view: ClusterView, stack: Stack): StoreAction[] {
     .services()
     .filter(({ spec }) => spec.Labels?.[STACK_LABEL] === stack.spec.Name)
     .map(({ id }): StoreAction => ({ type: "remove", table: "service", id }));
-  return [...services, { type: "remove", table: "stack", id: stack.id }];
+  return [...services, { type: "remove", table: "stack", id: stack.id, ifVersion: stack.version }];
 }
 
 // ---- answers ----------------------------------------------------------------------------------

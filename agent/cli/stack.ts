@@ -41,6 +41,7 @@ export async function deployStack(
   name: string,
   flags: FileFlags & WaitFlags & { token?: string },
 ): Promise<void> {
+  waitSecondsOf(flags);
   const request = { ...requestOf(flags), Token: flags.token ?? "" };
   const answer = await send<PlanAnswer>(flags.socket, pathOf(name), "PUT", request);
   process.stdout.write(`${renderPlan(answer, true)}\n`);
@@ -51,6 +52,7 @@ export async function rollBackStack(
   name: string,
   flags: WaitFlags & { revision?: string; plan?: boolean },
 ): Promise<void> {
+  waitSecondsOf(flags);
   const query = new URLSearchParams({
     ...(flags.revision === undefined ? {} : { revision: flags.revision }),
     ...(flags.plan === true ? { plan: "1" } : {}),
@@ -193,16 +195,20 @@ function registryAuths(): Record<string, string> {
   return auths;
 }
 
+/** @throws {ClusterError} invalid-argument */
+function waitSecondsOf({ timeout }: WaitFlags): number {
+  const seconds = Number(timeout ?? WAIT_S_DEFAULT);
+  if (seconds > 0) return seconds;
+  throw new ClusterError(
+    "invalid-argument",
+    `Cannot wait for ${JSON.stringify(timeout)}: give seconds`,
+  );
+}
+
 /** @throws {ClusterError} failed-precondition when an update was given up, deadline when it takes too long. */
 async function untilSettled(name: string, flags: WaitFlags): Promise<void> {
   if (flags.detach === true) return;
-  const waitS = Number(flags.timeout ?? WAIT_S_DEFAULT);
-  if (!(waitS > 0)) {
-    throw new ClusterError(
-      "invalid-argument",
-      `Cannot wait for ${JSON.stringify(flags.timeout)}: give seconds`,
-    );
-  }
+  const waitS = waitSecondsOf(flags);
   const endsAtMs = Date.now() + waitS * 1_000;
   const told = new Map<string, string>();
   for (;;) {

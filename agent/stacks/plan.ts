@@ -28,6 +28,8 @@ import { isSameSpec, isTaskDirty } from "../../core/orchestrator/task-dirty.ts";
 import { isWanted } from "../../core/orchestrator/slot.ts";
 import type { Random } from "../../core/random.ts";
 import type { StoreAction } from "../../core/store/action.ts";
+import { parseCidr } from "../../core/store/cidr.ts";
+import { parseCidr6 } from "../../core/store/cidr6.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { alignKeys } from "../api/align-keys.ts";
 import { checkShape } from "../api/body.ts";
@@ -142,15 +144,19 @@ export function planStack(view: ClusterView, wish: StackWish, tools: PlanTools):
     named("service", service, () => planService(draft, service));
   tellLeftovers(draft, known?.revisions.at(-1)?.model);
   const newest = known?.revisions.at(-1);
+  // Sorted, so that the same images are the same text.
+  const images = Object.fromEntries(byKey(wish.images));
   const isSameWish =
     newest !== undefined &&
-    JSON.stringify([newest.files, newest.model]) === JSON.stringify([wish.files, wish.model]);
+    JSON.stringify([newest.files, newest.model, newest.images]) ===
+      JSON.stringify([wish.files, wish.model, images]);
   let revision = newest?.number ?? 0;
   if (!isSameWish) {
     const revisions = withRevision(known?.revisions ?? [], {
       atMs: tools.nowMs,
       files: wish.files,
       model: wish.model,
+      images,
       ...(wish.repeats === undefined ? {} : { repeats: wish.repeats }),
     });
     refuseSize(wish.name, revisions);
@@ -206,10 +212,20 @@ function refuseSize(name: string, revisions: readonly StackRevision[]): void {
   );
 }
 
-/** Ids of objects that this plan makes are random, and no part of what it says. */
-function tokenOf(draft: Draft): string {
-  const text = JSON.stringify([draft.stack, draft.basis, draft.changes, draft.wish.repeats ?? 0]);
+/**
+ * All that is wished, what it was planned from, and which objects it touches. Ids of objects that this plan makes are
+ * random, and effects count tasks of the moment: they are no part of it.
+ */
+function tokenOf({ stack, basis, changes, wish }: Draft): string {
+  const { model, data, images, prune, repeats = 0 } = wish;
+  const touched = changes.map(({ kind, name, action }) => [kind, name, action]);
+  const maps = [data.secrets, data.configs, images].map(byKey);
+  const text = JSON.stringify([stack, basis, touched, model, maps, prune, repeats]);
   return new Bun.CryptoHasher("sha256").update(text).digest("hex").slice(0, 32);
+}
+
+function byKey(map: ReadonlyMap<string, string>): [string, string][] {
+  return [...map].sort(([a], [b]) => (a < b ? -1 : 1));
 }
 
 /** Says in an error which object it is about. */
@@ -457,18 +473,27 @@ function planOwnNetwork(draft: Draft, model: StackNetwork): void {
   tell(draft, { ...change, action: "create" });
 }
 
+/** A subnet by its first and last address, however it is written. */
+function rangeText(subnet: string): string {
+  const range = parseCidr(subnet) ?? parseCidr6(subnet);
+  return range ? `${range.first}-${range.last}` : subnet;
+}
+
 /** Tasks are on it: a network is made once. */
 function refuseOtherNetwork({ spec }: Network, wanted: NetworkCreate): void {
+  // Canonical, and only of the families that the file names: the other one is the cluster's to choose.
+  const named = new Set(wanted.IPAM.Config.map(({ Subnet }) => Subnet?.includes(":")));
   const subnets = (config: readonly { Subnet?: string }[]) =>
-    config.flatMap(({ Subnet }) => Subnet ?? []);
-  const isGiven = wanted.IPAM.Config.length > 0;
+    config
+      .flatMap(({ Subnet }) => (Subnet && named.has(Subnet.includes(":")) ? rangeText(Subnet) : []))
+      .sort();
   const compared = (one: typeof spec | NetworkCreate) => ({
     Driver: one.Driver,
     Internal: one.Internal,
     Attachable: one.Attachable,
     EnableIPv6: one.EnableIPv6,
     Options: one.Options,
-    ...(isGiven ? { Subnets: subnets(one.IPAM?.Config ?? []) } : {}),
+    Subnets: subnets(one.IPAM?.Config ?? []),
   });
   const [first] = diffFields(compared(spec), compared(wanted));
   if (!first) return;

@@ -68,8 +68,10 @@ function statusOf(view: ClusterView, service: Service): StackServiceStatus {
   const reason = newestError(view, service);
   const withReason = reason === undefined ? {} : { reason };
   if (isJob(service.spec)) {
+    const iteration = service.jobStatus?.iteration;
+    const hasBegun = tasks.some(({ jobIteration }) => jobIteration === iteration);
     const total = completionsOf(service.spec)?.totalCount ?? DesiredTasks + CompletedTasks;
-    const isDone = tasks.length > 0 && CompletedTasks >= total;
+    const isDone = hasBegun && CompletedTasks >= total;
     return isDone ? { ...told, state: "completed" } : { ...told, state: "starting", ...withReason };
   }
   const updateState = updateStatus?.state;

@@ -32,6 +32,8 @@ export type StackRevision = {
   /** The compose files as they were given, to be shown. */
   files: { name: string; text: string }[];
   model: StackModel;
+  /** By service: the image with the digest that it had then, so that a tag that has moved means the same. */
+  images: Record<string, string>;
   /** Of a rollback: the revision that this one repeats. */
   repeats?: number;
 };

@@ -45,13 +45,19 @@ function isWanted(stack: Stack | undefined, kind: Kind, name: string): boolean {
   return stack.revisions.some(({ model }) => model[list].some((one) => one.Name === name));
 }
 
-/** As apply sees it (refusals.ts): what is proposed is not refused, and not proposed again and again. */
+/** What apply refuses to remove (refusals.ts), and what a rollback needs. */
 function usedKeys(view: ClusterView): Set<string> {
   const used = new Set<string>();
   const add = (keys: readonly string[]) => {
     for (const key of keys) used.add(key);
   };
-  for (const service of view.services()) add(referencesOf("service", service));
+  for (const service of view.services()) {
+    add(referencesOf("service", service));
+    // An update that fails goes back to it, by itself; one that has come to its end does not.
+    const { previousSpec, updateStatus } = service;
+    const isOver = updateStatus?.state === "completed";
+    if (previousSpec && !isOver) add(referencesOf("service", { ...service, spec: previousSpec }));
+  }
   for (const task of view.tasks()) {
     if (view.service(task.serviceId)) add(referencesOf("task", task));
   }

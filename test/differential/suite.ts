@@ -80,6 +80,7 @@ export async function runSuite(options: SuiteOptions): Promise<SuiteResult> {
         if (found.problems.length === 0) result.passed += 1;
         else result.failed.push(found);
         onLine(showCase(found));
+        refuseDead(sides, one.name);
         if (phase.sweeps) await Promise.all(sides.map((side) => sweep(side)));
       }
       if (!phase.sweeps) continue;
@@ -98,6 +99,18 @@ export async function runSuite(options: SuiteOptions): Promise<SuiteResult> {
   }
   result.durationMs = performance.now() - startedMs;
   return result;
+}
+
+/** One that has crashed is what is wrong with every case after: its own last words are to be seen. */
+function refuseDead(sides: readonly Side[], after: string): void {
+  for (const { name, lab } of sides) {
+    for (const host of lab.hosts) {
+      const isDead = name === "shoal" ? !host.isAgentAlive() : !host.isDockerdAlive();
+      if (!isDead) continue;
+      const log = name === "shoal" ? host.agentLog() : host.engineLog();
+      throw new Error(`${name}: ${host.name} has ended after "${after}":\n${log.slice(-4_000)}`);
+    }
+  }
 }
 
 const seconds = (sinceMs: number) => `${((performance.now() - sinceMs) / 1000).toFixed(1)} s`;

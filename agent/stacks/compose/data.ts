@@ -88,6 +88,15 @@ function readContents(
   }
   const text = readText(report, value);
   if (text === undefined) return undefined;
+  if (source === "content" && kind === "secret") {
+    // The files are kept with the stack, and shown.
+    refuse(
+      report,
+      value,
+      "a secret's data must not stand in the file: give it a file, or a variable (environment)",
+    );
+    return undefined;
+  }
   if (source === "content") return Buffer.from(text);
   if (source === "environment") {
     if (Object.hasOwn(env, text)) return Buffer.from(env[text] ?? "");

@@ -35,7 +35,7 @@ const DATA_KEYS: KeyRules = {
   ...EXTERNAL,
   ...LABELS,
   file: { to: "Data: the file's contents" },
-  content: { to: "Data: the text" },
+  content: { to: "Data: the text; of configs only" },
   environment: { to: "Data: the variable's value" },
   template_driver: { to: "Templating.Name" },
 };

@@ -12,6 +12,8 @@ import { type Report, refuseText } from "./report.ts";
 
 const DEPTH_MAX = 60;
 const NODES_MAX = 200_000;
+/** Of all values; aliases count each time. */
+const TEXT_LENGTH_MAX = 8 * 1024 * 1024;
 /** Of a file: the first one makes others. */
 const YAML_ERRORS_MAX = 3;
 const MERGE_KEY = "<<";
@@ -21,6 +23,7 @@ type Parsing = {
   document: Document;
   placeOf(offset: number | undefined): Place;
   nodeCount: number;
+  textLength: number;
   /** Told once; the rest of the file is not read then. */
   isTooLarge: boolean;
 };
@@ -42,7 +45,14 @@ export function parseFile(report: Report, { name: file, text }: ComposeFile): Ma
     refuseText(report, placeOf(error.pos[0]), `not readable as YAML: ${error.message}`);
   }
   if (document.errors.length > 0) return undefined;
-  const parsing: Parsing = { report, document, placeOf, nodeCount: 0, isTooLarge: false };
+  const parsing: Parsing = {
+    report,
+    document,
+    placeOf,
+    nodeCount: 0,
+    textLength: 0,
+    isTooLarge: false,
+  };
   const top = toNode(parsing, document.contents, "", 0);
   if (parsing.isTooLarge) return undefined;
   if (top?.kind === "map") return top;
@@ -112,7 +122,17 @@ function toNode(parsing: Parsing, given: unknown, path: string, depth: number): 
   }
   const value = isScalar(given) ? given.value : null;
   const source = isScalar(given) && isPlain(given) ? (given.source ?? "") : undefined;
-  return { ...common, kind: "scalar", ...scalarValue(value, source) };
+  const scalar = scalarValue(value, source);
+  parsing.textLength += scalar.text.length;
+  if (parsing.textLength > TEXT_LENGTH_MAX) {
+    if (!parsing.isTooLarge) {
+      const why = `more than ${TEXT_LENGTH_MAX} characters of values`;
+      refuseText(parsing.report, place, `${path}: ${why}, with its aliases: make it smaller`);
+    }
+    parsing.isTooLarge = true;
+    return undefined;
+  }
+  return { ...common, kind: "scalar", ...scalar };
 }
 
 /** What a merge key brings: of one map, or of several, the first of which wins. */

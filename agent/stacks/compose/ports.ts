@@ -6,9 +6,11 @@ import { child, readList, readMap, readText, readWhole, readWord } from "./read.
 import { type Report, refuse, warn } from "./report.ts";
 
 const PORT_MAX = 65_535;
+/** Of one range. */
+const RANGE_MAX = 1_000;
 const PROTOCOLS = ["tcp", "udp", "sctp"] as const;
 const GRAMMAR =
-  "it must be [published:]target[/protocol], each a port or a range such as 8000-8010 of the same length";
+  "it must be [published:]target[/protocol], each a port or a range such as 8000-8010 of the same length, of 1000 ports at most";
 /** `[address:][published:]target[/protocol]`; an IPv6 address is in brackets. */
 const SHORT =
   /^(?:(?:(?<ip>\[[0-9a-fA-F:.]*\]|\d+\.\d+\.\d+\.\d+):)?(?<published>\d+(?:-\d+)?)?:)?(?<target>\d+(?:-\d+)?)(?:\/(?<protocol>[a-z]+))?$/i;
@@ -56,7 +58,7 @@ function expandLong(report: Report, node: Mapping): Node[] {
   if (given?.kind !== "scalar" || !given.text.includes("-")) return [node];
   const published = parseRange(given.text);
   if (!published) {
-    refuse(report, given, "it must be a port, or a range such as 8000-8010");
+    refuse(report, given, "it must be a port, or a range such as 8000-8010 of 1000 at most");
     return [];
   }
   return range(published.count).map((i) =>
@@ -110,7 +112,8 @@ export function readExposed(report: Report, node: Node | undefined) {
 function parseRange(text: string | undefined): PortRange | undefined {
   if (text === undefined) return undefined;
   const [first = 0, last = first] = text.split("-").map(Number);
-  return last >= first && last <= PORT_MAX ? { first, count: last - first + 1 } : undefined;
+  const count = last - first + 1;
+  return count >= 1 && count <= RANGE_MAX && last <= PORT_MAX ? { first, count } : undefined;
 }
 
 function range(count: number): number[] {

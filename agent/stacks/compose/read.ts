@@ -186,7 +186,9 @@ export function readNullableMap(
 
 function valueText(report: Report, scalar: Scalar): string {
   if (typeof scalar.value !== "number" || !Number.isFinite(scalar.value)) return scalar.text;
-  const text = goNumber(scalar.value);
+  // Beyond what a number holds exactly, docker has integers.
+  const isWhole = /^-?[1-9]\d{15,18}$/.test(scalar.text);
+  const text = isWhole ? scalar.text : goNumber(scalar.value);
   if (text !== scalar.text) {
     warn(
       report,

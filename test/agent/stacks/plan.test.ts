@@ -213,6 +213,54 @@ describe("planStack()", () => {
     expect(plan(next).token).not.toBe(token);
   });
 
+  test("the token stands for all of what is made, also of what is new", () => {
+    const tokens = [
+      plan(model()),
+      plan(model({ services: [service("web", {}, { Image: "evil" })] })),
+      plan(model({ services: [service("web", {}, { Command: ["rm"] })] })),
+      plan(
+        model({ networks: [{ Name: "shop_default", Driver: "overlay", Internal: true, Labels }] }),
+      ),
+      plan(model(), { images: new Map([["shop_web", `lab@sha256:${"0".repeat(64)}`]]) }),
+      plan(model(), { prune: false }),
+    ].map(({ token }) => token);
+    expect(new Set(tokens).size).toBe(tokens.length);
+  });
+
+  test("a tag that has moved is a revision, and the one before has the image of then", async () => {
+    const pinned = (digit: string) => ({
+      images: new Map([["shop_web", `lab@sha256:${digit.repeat(64)}`]]),
+    });
+    await deploy(model(), pinned("a"));
+    expect((await deploy(model(), pinned("b"))).revision).toBe(2);
+    const [old] = stack().revisions;
+    await deploy(old?.model ?? expect.unreachable(), {
+      repeats: 1,
+      images: new Map(Object.entries(old?.images ?? {})),
+    });
+    const { spec } = ports.rows.serviceByName("shop_web") ?? expect.unreachable();
+    expect(spec.TaskTemplate.ContainerSpec.Image).toContain("a".repeat(64));
+  });
+
+  test.each([
+    [{ Config: [{ Subnet: "10.99.7.0/24" }] }, { Config: [{ Subnet: "10.99.7.1/24" }] }],
+    [{ Config: [{ Subnet: "FD00:9::0/64" }] }, { Config: [{ Subnet: "fd00:9::/64" }] }],
+    [{ Config: [{ Subnet: "10.99.7.0/24" }, { Subnet: "fd00:9::/64" }] }, {}],
+    [{ Config: [{}] }, {}],
+    [{}, {}],
+  ])("a network with IPAM %j is the same as one with %j", async (first, second) => {
+    const withIpam = (IPAM: object) =>
+      model({
+        networks: [{ Name: "shop_default", Driver: "overlay", EnableIPv6: true, Labels, IPAM }],
+      });
+    await deploy(withIpam(first));
+    expect(plan(withIpam(first)).isChange).toBe(false);
+    expect(refusal(withIpam(second))).toBeUndefined();
+    expect(refusal(withIpam({ Config: [{ Subnet: "10.99.8.0/24" }] }))).toContain(
+      "a network is never changed, and Subnets is",
+    );
+  });
+
   test("an update that was given up is tried again", async () => {
     await deploy(model());
     const { id } = ports.rows.serviceByName("shop_web") ?? expect.unreachable();

@@ -8,7 +8,12 @@ import {
 import { stackDraft } from "../store/objects.ts";
 
 const model = stackDraft("k").revisions[0]?.model ?? expect.unreachable();
-const revision = (text: string) => ({ atMs: 1, files: [{ name: "a", text }], model });
+const revision = (text: string) => ({
+  atMs: 1,
+  files: [{ name: "a", text }],
+  model,
+  images: {},
+});
 
 test("withRevision() numbers revisions for ever and keeps the newest", () => {
   let revisions: StackRevision[] = [];

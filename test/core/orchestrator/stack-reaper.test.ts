@@ -97,6 +97,13 @@ test("takes all of a removed stack, each thing once nothing uses it, and asks ap
     set: { spec: serviceDraft("s1").spec },
   });
   expect(removed()).toEqual(["x1"]);
+  // Which a rollback would need.
+  const previousSpec = serviceDraft("s1", { TaskTemplate: spec }).spec;
+  const set = (fields: object) =>
+    applyOrThrow(rows, { type: "update", table: "service", id: "s1", set: fields });
+  set({ previousSpec });
+  expect(removed()).toEqual([]);
+  set({ updateStatus: { state: "completed", startedAtMs: AT_MS, message: "" } });
   applyOrThrow(rows, ...plan());
   applyOrThrow(rows, {
     type: "update",

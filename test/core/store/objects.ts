@@ -132,7 +132,11 @@ export function stackDraft(id: string, name = id, networks: string[] = []): Draf
     configs: [],
     externals: { networks: [], secrets: [], configs: [] },
   };
-  return { id, spec: { Name: name }, revisions: [{ number: 1, atMs: AT_MS, files: [], model }] };
+  return {
+    id,
+    spec: { Name: name },
+    revisions: [{ number: 1, atMs: AT_MS, files: [], model, images: {} }],
+  };
 }
 
 export const DESCRIPTION: NodeDescription = {

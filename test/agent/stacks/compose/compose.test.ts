@@ -31,7 +31,7 @@ test.each([
   ],
   [
     "ports: ['1-60000:1-60000']",
-    'services.web.ports[0] is "1-60000:1-60000": there are more than 2000 of them',
+    'services.web.ports[0] is "1-60000:1-60000": it must be [published:]target',
   ],
   [
     "volumes: ['data:/d']",

@@ -39,6 +39,12 @@ test("a template driver is part of the digest; a name of the user's is taken as 
   ]);
 });
 
+test("a secret's data must not stand in the file, which is kept and shown", () => {
+  expect(problemsOf(fileOf("secrets: [a]", "secrets:\n  a: {content: hush}\n")).join()).toContain(
+    "a secret's data must not stand in the file",
+  );
+});
+
 test("contents come of files, of texts with variables and of variables", () => {
   const top = "configs:\n  c: {content: 'a=${A}'}\nsecrets:\n  e: {environment: A}\n";
   const { model } = compose(fileOf("", top), { env: { A: "1" } });
