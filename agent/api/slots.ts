@@ -4,6 +4,7 @@ import { z } from "zod";
 import { ClusterError } from "../../core/errors.ts";
 import { replicasOf, type Service } from "../../core/objects/service.ts";
 import { isStateful, moveSlot, STATEFUL_LABEL } from "../../core/objects/stateful.ts";
+import { matchesConstraints } from "../../core/scheduler/constraint.ts";
 import { isWanted } from "../../core/orchestrator/slot.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { readBody } from "./body.ts";
@@ -44,6 +45,7 @@ export function slotRoutes(context: ApiContext): Hono {
         const isSlot = /^[1-9]\d{0,5}$/.test(text) && isKnown(service, slot);
         if (!isSlot) throw noSlot(service, text);
         const nodeId = Node === "" ? undefined : findNode(view, Node).id;
+        refuseMove(view, service, slot, nodeId);
         return {
           type: "update",
           table: "service",
@@ -64,6 +66,39 @@ function findStateful(view: ClusterView, ref: string): Service {
   throw new ClusterError(
     "invalid-argument",
     `service ${service.spec.Name} is not stateful, its tasks go anywhere: add the label ${STATEFUL_LABEL}=true to it`,
+  );
+}
+
+/** The slot's task is stopped by a move: the next one must have where to go. */
+function refuseMove(
+  view: ClusterView,
+  service: Service,
+  slot: number,
+  nodeId: string | undefined,
+): void {
+  const task = view.tasksByService(service.id).find((one) => one.slot === slot && isWanted(one));
+  const node = view.node(nodeId ?? task?.nodeId ?? "");
+  const isOpen = node?.status.state === "ready" && node.spec.Availability === "active";
+  const { Name, TaskTemplate } = service.spec;
+  if (nodeId === undefined) {
+    if (!node || !isOpen) return;
+    throw new ClusterError(
+      "failed-precondition",
+      `slot ${slot} of ${Name} is on ${nodeName(node)} and stays there: name the node that it is to move to`,
+    );
+  }
+  if (!node) return;
+  const where = `slot ${slot} of ${Name} cannot move to ${nodeName(node)}`;
+  if (!isOpen) {
+    throw new ClusterError(
+      "failed-precondition",
+      `${where}: the node is ${node.status.state}, its availability ${node.spec.Availability}; choose another, or activate it first`,
+    );
+  }
+  if (matchesConstraints(TaskTemplate.Placement?.Constraints ?? [], node)) return;
+  throw new ClusterError(
+    "failed-precondition",
+    `${where}: the service's constraints (${TaskTemplate.Placement?.Constraints?.join(", ")}) do not allow it`,
   );
 }
 

@@ -33,8 +33,8 @@ export async function moveSlot(
     headers: { "content-type": "application/json" },
     body: JSON.stringify({ Node: flags.node ?? "" }),
   });
-  const where = flags.node === undefined ? "any node" : flags.node;
+  const where = flags.node === undefined ? "the next node that can have it" : flags.node;
   process.stdout.write(
-    `Slot ${slot} of ${service} may live on ${where} now; its volumes stay where they were.\n`,
+    `Slot ${slot} of ${service} lives on ${where} now; its volumes stay where they were.\n`,
   );
 }

@@ -67,7 +67,7 @@ export function slotNameOf(
 /**
  * The slots of the service with another home for one of them, to be set as `slots`: its task is stopped
  * and the next one starts there, with the slot's addresses. Without `nodeId` the home is given up: the
- * slot stays where it runs, and goes anywhere when that node is down or drained.
+ * next node that can have the slot, or does have it, is the new one.
  */
 export function moveSlot(
   service: Service,

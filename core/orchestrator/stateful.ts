@@ -119,13 +119,22 @@ function isOpen(view: ClusterView, nodeId: NodeId | undefined): boolean {
   return node !== undefined && node.status.state !== "down" && node.spec.Availability !== "drain";
 }
 
-/** Of tasks in the order of their creation; all were on one node, unless the service was not stateful then. */
+/**
+ * Of tasks in the order of their creation; all were on one node, unless the service was not stateful then: one that
+ * runs has the data, whatever came after it.
+ */
 function lastNodeOf(tasks: readonly Task[]): NodeId | undefined {
-  return tasks.findLast((task) => task.nodeId !== undefined)?.nodeId;
+  return (servingOf(tasks) ?? tasks.findLast((task) => task.nodeId !== undefined))?.nodeId;
+}
+
+function servingOf(tasks: readonly Task[]): Task | undefined {
+  return tasks.find((task) => isWanted(task) && task.status.state === "running");
 }
 
 function addressesIn(tasks: readonly Task[]): Record<NetworkId, string> {
-  const newest = tasks.findLast((task) => task.networks?.some((leg) => leg.address !== undefined));
+  const newest =
+    servingOf(tasks) ??
+    tasks.findLast((task) => task.networks?.some((leg) => leg.address !== undefined));
   const addresses: Record<NetworkId, string> = {};
   for (const { networkId, address } of newest?.networks ?? []) {
     if (address !== undefined) addresses[networkId] = address;

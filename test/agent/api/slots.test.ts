@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
 import { type ApiLab, createLab } from "./lab.ts";
-import { NODE_ID } from "./fake-ports.ts";
+import { makeNode, makeTask, NODE_ID } from "./fake-ports.ts";
 
 let lab: ApiLab;
 beforeEach(async () => {
@@ -36,6 +36,25 @@ test("a slot gets another home, or none", async () => {
   expect(homes()).toEqual({ 1: { nodeId: NODE_ID } });
   expect((await move("db/slots/1")).status).toBe(200);
   expect(homes()).toEqual({ 1: {} });
+});
+
+test("a move to a node that cannot have it is refused, as one to nowhere while it runs", async () => {
+  const away = makeNode("node2aaaaaaaaaaaaaaaaaaaa", "beta", {
+    spec: { Labels: {}, Role: "worker", Availability: "drain" },
+  });
+  lab.ports.put("node", away);
+  const refused = await move("db/slots/1", { Node: "beta" });
+  expect([refused.status, refused.text]).toEqual([
+    400,
+    expect.stringContaining("cannot move to beta: the node is ready, its availability drain"),
+  ]);
+  const service = lab.ports.rows.serviceByName("db") ?? expect.unreachable();
+  lab.ports.put("task", makeTask(service, "t1"));
+  const stays = await move("db/slots/1");
+  expect([stays.status, stays.text]).toEqual([
+    400,
+    expect.stringContaining("is on alpha and stays there"),
+  ]);
 });
 
 test.each([

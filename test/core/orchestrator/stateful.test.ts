@@ -14,6 +14,7 @@ import {
   anAgent,
   aService,
   aState,
+  aTask,
   liveTasks,
   runningTasks,
   runToQuiet,
@@ -70,6 +71,19 @@ function kill(cluster: TestCluster, slot: number, nowMs: number): void {
 
 const scale = (cluster: TestCluster, replicas: number, nowMs: number) =>
   updateSpec(cluster, "db", (spec) => scaleTo(spec, replicas), nowMs);
+
+test("a service that becomes stateful has its homes where it serves, whatever was tried elsewhere", () => {
+  const service = aService("db", { replicas: 1, labels: LABELS });
+  const { view } = aState({
+    nodes: [aNode({ id: "n1" }), aNode({ id: "n2" })],
+    services: [service],
+    tasks: [
+      aTask(service, { id: "a", nodeId: "n1", createdAtMs: START_MS - 9_000 }),
+      aTask(service, { id: "b", nodeId: "n2", state: "starting", createdAtMs: START_MS - 5_000 }),
+    ],
+  });
+  expect(homeOf(view, service, 1, START_MS)).toBe("n1");
+});
 
 describe("a slot of a stateful service", () => {
   test("keeps node and address when its task dies, and over updates", () => {
