@@ -17,14 +17,16 @@ export type AskManagers = <M extends RpcMethod>(
 /**
  * Asks the targets in turn, round after round until the time is over; one that does not lead names the
  * leader when the method needs it.
- * @throws {ClusterError} the first refusal that is one of the call; else the last failure.
+ * @throws {ClusterError} unavailable on a node that is in no cluster; the first refusal that is one of the call; else the last failure.
  */
 export function createAskManagers(options: {
-  pool: () => RpcPool;
+  /** Absent on a node that is in no cluster. */
+  pool: () => RpcPool | undefined;
   isStopping: () => boolean;
 }): AskManagers {
   return async (method, params, timeoutMs, targets) => {
     const peers = options.pool();
+    if (!peers) throw new ClusterError("unavailable", "This node is in no cluster");
     const deadlineMs = Date.now() + timeoutMs;
     let failure: unknown = new ClusterError("unavailable", "No manager is known");
     let hint: ManagerAddress | undefined;

@@ -41,7 +41,8 @@ export function startEncryptionReport(options: {
     timer.unref();
   };
   const tell = () => {
-    if (isAsking || isStopped || !said || !isDue()) return;
+    // Of a node that has left, the mesh goes on saying something: nobody wants to know.
+    if (isAsking || isStopped || !said || !isDue() || options.nodeId() === undefined) return;
     isAsking = true;
     const telling = said;
     options

@@ -165,7 +165,7 @@ export function createNode(options: NodeOptions): Node {
   let lastError: string | undefined;
   let isStopping = false;
   const askManagers = createAskManagers({
-    pool: () => mustHave(pool, "pool"),
+    pool: () => pool,
     isStopping: () => isStopping,
   });
   const lock = openLock(dataDir);

@@ -17,11 +17,11 @@ function entry(nodeId: string, encryption?: NodeEncryption): AssignmentsMessage 
   return { type: "incremental", generation: 2, put: [item], removed: [] };
 }
 
-function reporter() {
+function reporter(nodeId: () => string | undefined = () => "n1") {
   const asked: NodeEncryption[] = [];
   const answers: (() => Promise<unknown>)[] = [];
   const report = startEncryptionReport({
-    nodeId: () => "n1",
+    nodeId,
     ask: (encryption) => {
       asked.push(encryption);
       return (answers.shift() ?? (() => Promise.resolve()))();
@@ -48,6 +48,19 @@ test("a node tells what differs from what the managers know, and nothing else", 
   // A leader that knew less: the entry is an older one again.
   report.take(entry("n1"));
   expect(asked).toHaveLength(2);
+  report.stop();
+});
+
+test("a node that has left tells nobody, and does again where it joins", async () => {
+  let nodeId: string | undefined = "n1";
+  const { report, asked } = reporter(() => nodeId);
+  report.take(entry("n1"));
+  nodeId = undefined;
+  report.say(says("g1"));
+  expect(asked).toEqual([]);
+  nodeId = "n2";
+  report.take(entry("n2"));
+  expect(asked).toEqual([says("g1")]);
   report.stop();
 });
 
