@@ -81,7 +81,8 @@ function refuseMove(
   const isOpen = node?.status.state === "ready" && node.spec.Availability === "active";
   const { Name, TaskTemplate } = service.spec;
   if (nodeId === undefined) {
-    if (!node || !isOpen) return;
+    // Else its home is given up, and the next one is chosen by the scheduler (stateful.ts).
+    if (!node || node.status.state === "down" || node.spec.Availability === "drain") return;
     throw new ClusterError(
       "failed-precondition",
       `slot ${slot} of ${Name} is on ${nodeName(node)} and stays there: name the node that it is to move to`,

@@ -7,7 +7,7 @@
  * 2. `Service.slots` is written from the tasks that are there, after they were placed; what is not written
  *    yet is read from them in the same way (`homeOf`, `addressesOf`), so a lost or late write loses nothing.
  * 3. A home that is written is good until it is given up: a task elsewhere follows it, not it the task.
- * 4. An address is remembered with the home, from the slot's newest wanted task.
+ * 4. An address is remembered with the home, from the slot's task that serves, else from its newest one.
  *
  * Not here: placing (scheduler/schedule.ts), giving addresses (allocator/slot-addresses.ts), the order in
  * which slots are made, updated and removed (replicated.ts, update.ts).

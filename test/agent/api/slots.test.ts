@@ -50,6 +50,8 @@ test("a move to a node that cannot have it is refused, as one to nowhere while i
   ]);
   const service = lab.ports.rows.serviceByName("db") ?? expect.unreachable();
   lab.ports.put("task", makeTask(service, "t1"));
+  const alpha = lab.ports.rows.node(NODE_ID) ?? expect.unreachable();
+  lab.ports.put("node", { ...alpha, spec: { ...alpha.spec, Availability: "pause" } });
   const stays = await move("db/slots/1");
   expect([stays.status, stays.text]).toEqual([
     400,
