@@ -17,7 +17,8 @@ export type AskManagers = <M extends RpcMethod>(
 /**
  * Asks the targets in turn, round after round until the time is over; one that does not lead names the
  * leader when the method needs it.
- * @throws {ClusterError} unavailable on a node that is in no cluster; the first refusal that is one of the call; else the last failure.
+ * @throws {ClusterError} unavailable on a node that is in no cluster; the first refusal that is one of the call;
+ * else the last failure.
  */
 export function createAskManagers(options: {
   /** Absent on a node that is in no cluster. */
