@@ -86,7 +86,7 @@ export function stackRoutes(context: ApiContext): Hono {
     const name = c.req.param("name");
     const request = await readRequest(c);
     const wanted = fromFiles(name, request);
-    return c.json(renderPlan(await makePlan(context, name, wanted, request), wanted.warnings));
+    return c.json(renderPlan(await makePlan(context, name, wanted, request)));
   });
 
   app.put("/:name", async (c) => {
@@ -113,7 +113,7 @@ export function stackRoutes(context: ApiContext): Hono {
     });
     const options = { Prune: true, ResolveImage: "changed", Token: "", RegistryAuth: {} } as const;
     const isPlan = parseFlag("plan", c.req.query("plan"));
-    if (isPlan) return c.json(renderPlan(await makePlan(context, name, wanted, options), []));
+    if (isPlan) return c.json(renderPlan(await makePlan(context, name, wanted, options)));
     return c.json(await deploy(context, name, wanted, options));
   });
 
@@ -207,6 +207,8 @@ function previousOf(stack: Stack): string {
 
 // ---- plan and deployment ----------------------------------------------------------------------
 
+/** With the warnings of the files, then those of the registries. */
+type WarnedPlan = StackPlan & { warnings: string[] };
 type Options = Pick<StackRequest, "Prune" | "ResolveImage" | "Token" | "RegistryAuth">;
 
 async function makePlan(
@@ -214,7 +216,7 @@ async function makePlan(
   name: string,
   wanted: Wanted,
   options: Options,
-): Promise<StackPlan> {
+): Promise<WarnedPlan> {
   const { ports } = context;
   const authOf = (spec: ServiceSpec) =>
     options.RegistryAuth[registryOf(spec.TaskTemplate.ContainerSpec.Image)];
@@ -225,7 +227,7 @@ async function makePlan(
   const plan = await ports.read((view) =>
     planStack(view, wish, { random: ports.random, nowMs: ports.nowMs(), vault: ports.vault }),
   );
-  return { ...plan, warnings: [...warnings, ...plan.warnings] };
+  return { ...plan, warnings: [...wanted.warnings, ...warnings] };
 }
 
 async function deploy(
@@ -242,7 +244,7 @@ async function deploy(
         `Cannot deploy stack ${name}: the plan ${options.Token} is out of date, something has changed since; plan again`,
       );
     }
-    return { actions: plan.actions, answer: renderPlan(plan, wanted.warnings) };
+    return { actions: plan.actions, answer: renderPlan(plan) };
   });
 }
 
@@ -419,12 +421,12 @@ export type PlanAnswer = {
   }[];
 };
 
-function renderPlan(plan: StackPlan, warnings: readonly string[]): PlanAnswer {
+function renderPlan(plan: WarnedPlan): PlanAnswer {
   return {
     Revision: plan.revision,
     IsChange: plan.isChange,
     Token: plan.token,
-    Warnings: [...warnings, ...plan.warnings],
+    Warnings: plan.warnings,
     Changes: plan.changes.map(({ kind, name, action, fields, effect }) => ({
       Kind: kind,
       Name: name,

@@ -94,7 +94,6 @@ export type StackChange = {
 
 export type StackPlan = {
   changes: StackChange[];
-  warnings: string[];
   /** False when all is as it shall be: there is nothing to propose. */
   isChange: boolean;
   /** The number of the revision that it makes, or that is the newest. */
@@ -111,7 +110,6 @@ type Draft = {
   tools: PlanTools;
   actions: StoreAction[];
   changes: StackChange[];
-  warnings: string[];
   /** What the token covers beside the changes: the versions they were made from. */
   basis: (string | number)[];
 };
@@ -129,7 +127,6 @@ export function planStack(view: ClusterView, wish: StackWish, tools: PlanTools):
     tools,
     actions: [],
     changes: [],
-    warnings: [],
     basis: [known?.version ?? 0],
   };
   refuseMissing(view, wish.model.externals);
@@ -180,7 +177,6 @@ export function planStack(view: ClusterView, wish: StackWish, tools: PlanTools):
   }
   return {
     changes: draft.changes,
-    warnings: draft.warnings,
     isChange: draft.actions.length > 0,
     revision,
     token: tokenOf(draft),

@@ -1,7 +1,7 @@
 /** A copy of the cluster's objects on which a stack's changes are tried before they are proposed. */
 import { ClusterError } from "../../core/errors.ts";
 import type { UnixMs } from "../../core/ids.ts";
-import type { StoreAction } from "../../core/store/action.ts";
+import type { Proposal, StoreAction } from "../../core/store/action.ts";
 import { apply } from "../../core/store/apply.ts";
 import { createMemoryRows, type Row } from "../../core/store/memory-rows.ts";
 import type { ClusterView } from "../../core/store/view.ts";
@@ -21,8 +21,8 @@ export function createScratch(view: ClusterView, nowMs: UnixMs): Scratch {
   return {
     view: { ...rows, task, tasks, tasksByNode, tasksByService },
     do: (action) => {
-      const proposal = { id: "scratch", atMs: nowMs, mode: "all", actions: [action] } as const;
-      const { outcome } = apply(rows, { ...proposal, actions: [action] }, view.index + 1);
+      const proposal: Proposal = { id: "scratch", atMs: nowMs, mode: "all", actions: [action] };
+      const { outcome } = apply(rows, proposal, view.index + 1);
       if (outcome.type === "refused") throw new ClusterError(outcome.code, outcome.message);
     },
   };
