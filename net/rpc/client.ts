@@ -62,7 +62,7 @@ export async function connectRpc(options: ConnectOptions): Promise<RpcConnection
     const peer = verifyPeer(socket, trust);
     const refuse = (why: string) =>
       new ClusterError("unauthenticated", `Cannot use the node at ${addr}: ${why}`);
-    if (peer.expiredNodeId !== undefined) throw refuse("its certificate has expired");
+    if (peer.expiredNodeId !== undefined) throw expired(addr);
     if (peer.nodeId === undefined) throw refuse("it shows no certificate");
     if (peer.role !== expectRole) throw refuse(`it is a ${peer.role}, not a ${expectRole}`);
     if (expectNodeId !== undefined && peer.nodeId !== expectNodeId) {
@@ -215,8 +215,18 @@ function openSocket(
   });
 }
 
+/** It passes: a manager that was off renews its certificate as soon as it finds the others, or itself leads. */
+function expired(addr: string, cause?: unknown): ClusterError {
+  return new ClusterError(
+    "unavailable",
+    `Cannot use the manager at ${addr} yet: its certificate has expired, and it has not renewed it`,
+    { cause, retry: "later" },
+  );
+}
+
 function connectError(addr: string, cause: unknown): ClusterError {
   const code = cause instanceof Error && "code" in cause ? String(cause.code) : "";
+  if (code === "CERT_HAS_EXPIRED") return expired(addr, cause);
   // OpenSSL's verdicts on the server's certificate; the rest are the network's.
   if (/CERT|SELF_SIGNED|VERIFY|ISSUER|ALTNAME/.test(code)) {
     return new ClusterError(

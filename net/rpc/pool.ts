@@ -5,8 +5,9 @@
  *    when it was lost, not earlier than the back-off allows (100 ms doubling to 2 s, jittered).
  * 2. Notes wait for a connection that is being made, a bounded number; otherwise they are dropped
  *    and the caller learns it (false, and `onUnreachable`). Raft repeats what it needs.
- * 3. A request waits for the attempt under way, or starts one if the back-off is over, else it
- *    fails at once: its caller has its own deadline and other managers to ask.
+ * 3. Somebody waits for a request, so it does not wait the back-off out: what is known of a failed peer is
+ *    at most 100 ms old, then the next request tries anew (once for all that wait). A peer that is back,
+ *    or has renewed its certificate, is not refused for what it was.
  * 4. The peer is the node it should be (CN of its certificate), whatever answers at its address.
  */
 import { ClusterError } from "../../core/errors.ts";
@@ -69,9 +70,10 @@ type Peer = {
   waiting: ((connection: RpcConnection) => void)[];
   waitingBytes: number;
   failures: number;
-  /** Not before this time is a new attempt made. */
+  /** Not before this time is a new attempt made for a note. */
   retryAtMs: number;
-  lastError?: ClusterError;
+  /** The same for a request. */
+  requestRetryAtMs: number;
 };
 
 /**
@@ -98,7 +100,15 @@ export function createPool(options: PoolOptions): RpcPool {
       const [oldest] = peers.values();
       if (oldest) forget(oldest);
     }
-    const peer = { nodeId, addr, waiting: [], waitingBytes: 0, failures: 0, retryAtMs: 0 };
+    const peer = {
+      nodeId,
+      addr,
+      waiting: [],
+      waitingBytes: 0,
+      failures: 0,
+      retryAtMs: 0,
+      requestRetryAtMs: 0,
+    };
     peers.set(nodeId, peer);
     return peer;
   };
@@ -109,6 +119,7 @@ export function createPool(options: PoolOptions): RpcPool {
     const fullMs = Math.min(BACKOFF_MS_MIN * 2 ** Math.min(peer.failures, 10), BACKOFF_MS_MAX);
     peer.failures++;
     peer.retryAtMs = Date.now() + fullMs * (0.5 + jitter() / 2);
+    peer.requestRetryAtMs = Math.min(peer.retryAtMs, Date.now() + BACKOFF_MS_MIN);
     if (!isCurrent(peer)) return;
     options.log?.(`Connection to manager ${peer.nodeId} at ${peer.addr}: ${reason}`);
     options.onUnreachable?.(peer.nodeId, reason);
@@ -125,10 +136,9 @@ export function createPool(options: PoolOptions): RpcPool {
       });
       if (!isCurrent(peer)) {
         connection.close();
-        throw new ClusterError("unavailable", `Manager ${peer.nodeId} is not at ${peer.addr} now`);
+        throw movedOn(peer);
       }
       peer.connection = connection;
-      delete peer.lastError;
       const openedAtMs = Date.now();
       connection.onClose((reason) => {
         delete peer.connection;
@@ -137,6 +147,7 @@ export function createPool(options: PoolOptions): RpcPool {
         if (Date.now() - openedAtMs < BACKOFF_MS_MAX) return;
         peer.failures = 0;
         peer.retryAtMs = 0;
+        peer.requestRetryAtMs = 0;
       });
       const { waiting } = peer;
       peer.waiting = [];
@@ -146,20 +157,16 @@ export function createPool(options: PoolOptions): RpcPool {
     } catch (error) {
       peer.waiting = [];
       peer.waitingBytes = 0;
-      if (error instanceof ClusterError) {
-        peer.lastError = error;
-        backOff(peer, error.message);
-      }
+      if (error instanceof ClusterError) backOff(peer, error.message);
       throw error;
     } finally {
       delete peer.attempt;
     }
   };
 
-  /** The connection, the attempt under way, or a new attempt when one may be made. */
-  const reach = (peer: Peer): Promise<RpcConnection> | undefined => {
+  /** The attempt under way, or a new one. */
+  const reach = (peer: Peer): Promise<RpcConnection> => {
     if (peer.attempt) return peer.attempt;
-    if (Date.now() < peer.retryAtMs) return undefined;
     const attempt = open(peer);
     peer.attempt = attempt;
     // Whoever waits for it sees the error; without anybody it is told by onUnreachable. Bugs stay loud.
@@ -167,6 +174,15 @@ export function createPool(options: PoolOptions): RpcPool {
       if (!(error instanceof ClusterError)) throw error;
     });
     return attempt;
+  };
+
+  const connectionTo = async (peer: Peer): Promise<RpcConnection> => {
+    const waitMs = peer.requestRetryAtMs - Date.now();
+    if (!peer.attempt && waitMs > 0) {
+      await Bun.sleep(waitMs);
+      if (!isCurrent(peer)) throw movedOn(peer);
+    }
+    return peer.connection ?? reach(peer);
   };
 
   return {
@@ -178,7 +194,8 @@ export function createPool(options: PoolOptions): RpcPool {
         if (!isQueued) options.onUnreachable?.(nodeId, "its queue is full");
         return isQueued;
       }
-      if (!reach(peer)) return false;
+      if (!peer.attempt && Date.now() < peer.retryAtMs) return false;
+      void reach(peer);
       const sizeBytes = "data" in body ? body.data.length : 0;
       if (
         peer.waiting.length >= WAITING_NOTES_MAX ||
@@ -194,7 +211,7 @@ export function createPool(options: PoolOptions): RpcPool {
       if (isClosed) throw new ClusterError("unavailable", "This node stops");
       const endsAtMs = Date.now() + timeoutMs;
       const peer = peerAt(nodeId, addr);
-      const connection = peer.connection ?? (await within(reach(peer), peer, timeoutMs));
+      const connection = peer.connection ?? (await within(connectionTo(peer), peer, timeoutMs));
       return connection.request(method, params, { timeoutMs: Math.max(1, endsAtMs - Date.now()) });
     },
     retain: (nodeIds) => {
@@ -210,19 +227,17 @@ export function createPool(options: PoolOptions): RpcPool {
   };
 }
 
+/** The pool has been closed, or was told another address, or to forget the peer. */
+function movedOn(peer: Peer): ClusterError {
+  const text = `Manager ${peer.nodeId} is not at ${peer.addr} now`;
+  return new ClusterError("unavailable", text, { retry: "later" });
+}
+
 async function within(
-  attempt: Promise<RpcConnection> | undefined,
+  attempt: Promise<RpcConnection>,
   peer: Peer,
   timeoutMs: number,
 ): Promise<RpcConnection> {
-  if (!attempt) {
-    throw (
-      peer.lastError ??
-      new ClusterError("unavailable", `Manager ${peer.nodeId} at ${peer.addr} is not reachable`, {
-        retry: "later",
-      })
-    );
-  }
   let timer: Timer | undefined;
   const late = new Promise<never>((_resolve, reject) => {
     timer = setTimeout(

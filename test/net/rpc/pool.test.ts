@@ -79,12 +79,33 @@ describe("createPool()", () => {
     expect(peers.dialed.length).toBeGreaterThanOrEqual(3);
     expect(peers.dialed.length).toBeLessThanOrEqual(5);
     expect(peers.unreachable.length).toBe(peers.dialed.length);
-    // Within the back-off a request fails at once, with the reason.
+    // A request does not wait for its end.
     const failure = await failureOf(
       peers.request("m2", gone.addr, "propose", { data: new Uint8Array(1) }),
     );
     expect(failure.code).toBe("unavailable");
     expect(failure.message).toContain("ECONNREFUSED");
+  });
+
+  test("asks a peer that is back, however long the back-off has grown", async () => {
+    const before = await serve();
+    await before.server.close();
+    const peers = pool();
+    await until("the back-off has grown to a second", () => {
+      peers.note("m2", before.addr, "raft", raft(1));
+      return peers.unreachable.length >= 5;
+    });
+    const asked = peers.dialed.length;
+    const size = { data: new Uint8Array(3) };
+    const refused = await Promise.all(
+      [1, 2, 3].map(() => failureOf(peers.request("m2", before.addr, "propose", size))),
+    );
+    expect(refused.map(({ code }) => code)).toEqual(Array(3).fill("unavailable"));
+    // One attempt for all of them.
+    expect(peers.dialed.length).toBe(asked + 1);
+    await serve(before.server.port);
+    expect(await peers.request("m2", before.addr, "propose", size)).toEqual({ index: 3 });
+    expect(peers.dialed.length).toBe(asked + 2);
   });
 
   test("connects again when the peer is back", async () => {
