@@ -205,12 +205,12 @@ describe("startFront()", () => {
   });
 
   test("keeps the order of pipelined requests to both servers", async () => {
-    let release = () => {};
-    const { client, inner } = await startLab((socket, { head }) => {
-      release = () => void socket.write(ok(`engine ${pathOf(head)}`));
-    });
+    const { promise: asked, resolve: ask } = Promise.withResolvers<() => void>();
+    const { client, inner } = await startLab((socket, { head }) =>
+      ask(() => void socket.write(ok(`engine ${pathOf(head)}`))),
+    );
     client.send(get("/slow") + get("/services") + get("/tasks"));
-    await client.until(() => release.length === 0 && inner.requests.length === 0, "the first");
+    const release = await asked;
     await Bun.sleep(20); // Time for a wrong front to send the second one too early.
     expect(inner.requests).toHaveLength(0);
     release();
