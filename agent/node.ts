@@ -58,6 +58,7 @@ import { startEncryptionReport } from "./encryption-report.ts";
 import { type MeshKeysKeeper, startMeshKeys } from "./mesh-keys.ts";
 import { decodeBackup, encodeBackup } from "./backup.ts";
 import { createClusterEvents } from "./api/cluster-events.ts";
+import { createSpecVersions } from "./api/spec-versions.ts";
 import { createNodeDoctor } from "./doctor/doctor.ts";
 import { hostProbes, ownCommand } from "./doctor/probes.ts";
 import type { Formation } from "./formation/formation.ts";
@@ -172,6 +173,12 @@ export function createNode(options: NodeOptions): Node {
   const vault = openVault(dataDir, lock.files, lock.isLocked());
   const sign = createCertificateSigner({ vault, tls: () => tls, log, nowMs: () => Date.now() });
   const clusterEvents = createClusterEvents(() => Date.now());
+  const specVersions = createSpecVersions();
+  const seedApi = (manager: Manager) =>
+    manager.readLocal((view) => {
+      clusterEvents.seed(view);
+      specVersions.seed(view);
+    });
   const logSource = createLogSource({
     nodeId: () => identity?.nodeId,
     socketPath: options.engineSocket,
@@ -390,10 +397,11 @@ export function createNode(options: NodeOptions): Node {
           clusterChanged();
         if (output.type === "applied") {
           clusterEvents.take(output.changes);
+          specVersions.take(output.changes);
           if (output.changes.some((c) => c.table === "task" || c.table === "service"))
             for (const listener of taskListeners) listener();
         } else if (output.type === "restored") {
-          holder.manager?.readLocal((view) => clusterEvents.seed(view));
+          if (holder.manager) seedApi(holder.manager);
         }
       },
       onStatus: (status) => {
@@ -426,7 +434,7 @@ export function createNode(options: NodeOptions): Node {
     });
     holder.manager = manager;
     clusterChanged();
-    manager.readLocal((view) => clusterEvents.seed(view));
+    seedApi(manager);
     manager.useDisk(disk.space());
     const rpc = managerRpc({
       manager,
@@ -499,6 +507,7 @@ export function createNode(options: NodeOptions): Node {
     parts.lock.stop();
     parts.disk.stop();
     clusterEvents.clear();
+    specVersions.clear();
     for (const listener of taskListeners) listener();
     await parts.server.close();
     await parts.manager.stop();
@@ -1323,6 +1332,7 @@ export function createNode(options: NodeOptions): Node {
     vault,
     logs: logPorts,
     clusterEvents,
+    specVersions,
     engineSocket: options.engineSocket,
     version: options.version,
     localNode,

@@ -28,6 +28,30 @@ export async function propose(context: ApiContext, actions: StoreAction[]): Prom
   }
 }
 
+/** Each time the managers were faster: they write services, nodes and the cluster too. */
+const SEQUENCE_TRIES_MAX = 5;
+
+/**
+ * Proposes the action for the object as it is now. A user's version is good for as long as no spec
+ * was set since (seenVersion, spec-versions.ts); what the managers write beside the spec is no reason to
+ * refuse it, so the action is made anew when that came between.
+ * @throws {ClusterError} version-conflict when another spec came first.
+ */
+export async function proposeInSequence(
+  context: ApiContext,
+  make: () => Promise<StoreAction>,
+): Promise<void> {
+  for (let tries = 1; ; tries += 1) {
+    const action = await make();
+    try {
+      return await propose(context, [action]);
+    } catch (error) {
+      const isConflict = error instanceof ClusterError && error.code === "version-conflict";
+      if (!isConflict || tries >= SEQUENCE_TRIES_MAX) throw error;
+    }
+  }
+}
+
 /** Undefined on nodes that cannot read the cluster's state now: they still have their own networks. */
 export async function readIfManager<T>(
   context: ApiContext,

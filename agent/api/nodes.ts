@@ -5,7 +5,7 @@ import type { RaftStatus } from "../../core/protocol.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { ClusterError } from "../../core/errors.ts";
 import { readBody } from "./body.ts";
-import { type ApiContext, propose } from "./context.ts";
+import { type ApiContext, proposeInSequence } from "./context.ts";
 import {
   type Filters,
   matchesExactly,
@@ -51,36 +51,45 @@ export function nodeRoutes(context: ApiContext): Hono {
       Role: oneOf("Role", parsed.Role, ["worker", "manager"]),
       Availability: oneOf("Availability", parsed.Availability, ["active", "pause", "drain"]),
     };
-    const node = await ports.read((view) => {
-      const found = findNode(view, c.req.param("id"));
-      if (found.spec.Role === "manager" && spec.Role === "worker") refuseLastManager(view, found);
-      return found;
+    await proposeInSequence(context, async () => {
+      const node = await ports.read((view) => {
+        const found = findNode(view, c.req.param("id"));
+        if (found.spec.Role === "manager" && spec.Role === "worker") refuseLastManager(view, found);
+        return found;
+      });
+      if (node.spec.Role === "manager" && spec.Role === "worker") {
+        refuseQuorumLoss(node, await ports.clusterStatus());
+      }
+      const ifVersion = ports.specVersions.seen(node, version);
+      return { type: "update", table: "node", id: node.id, ifVersion, set: { spec } };
     });
-    if (node.spec.Role === "manager" && spec.Role === "worker") {
-      refuseQuorumLoss(node, await ports.clusterStatus());
-    }
-    await propose(context, [
-      { type: "update", table: "node", id: node.id, ifVersion: version, set: { spec } },
-    ]);
     return c.body(null, 200);
   });
 
   app.delete("/:id", async (c) => {
     const force = isTruthy(c.req.query("force"));
-    const node = await ports.read((view) => findNode(view, c.req.param("id")));
-    if (node.role === "manager" || node.managerAddr !== undefined || node.spec.Role === "manager") {
-      throw controlError(
-        "failed-precondition",
-        `node ${node.id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal`,
-      );
-    }
-    if (!force && node.status.state === "ready") {
-      throw controlError("failed-precondition", `node ${node.id} is not down and can't be removed`);
-    }
-    // With the version, so that a promotion or a return in between is not lost.
-    await propose(context, [
-      { type: "remove", table: "node", id: node.id, ...(force ? {} : { ifVersion: node.version }) },
-    ]);
+    await proposeInSequence(context, async () => {
+      const node = await ports.read((view) => findNode(view, c.req.param("id")));
+      if (
+        node.role === "manager" ||
+        node.managerAddr !== undefined ||
+        node.spec.Role === "manager"
+      ) {
+        throw controlError(
+          "failed-precondition",
+          `node ${node.id} is a cluster manager and is a member of the raft cluster. It must be demoted to worker before removal`,
+        );
+      }
+      if (!force && node.status.state === "ready") {
+        throw controlError(
+          "failed-precondition",
+          `node ${node.id} is not down and can't be removed`,
+        );
+      }
+      // With the version, so that a promotion or a return in between is not lost.
+      const { id, version } = node;
+      return { type: "remove", table: "node", id, ...(force ? {} : { ifVersion: version }) };
+    });
     return c.body(null, 200);
   });
   return app;

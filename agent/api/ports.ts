@@ -11,6 +11,7 @@ import type { CertificateStatus } from "../certificate.ts";
 import type { LogPorts } from "../logs/collect.ts";
 import type { Vault } from "../vault.ts";
 import type { ClusterEvents } from "./cluster-events.ts";
+import type { SpecVersions } from "./spec-versions.ts";
 
 export type LocalNode = {
   /** As Docker's LocalNodeState. */
@@ -128,6 +129,7 @@ export type ApiPorts = {
   vault: Vault;
   /** Empty on a node that is no manager. */
   clusterEvents: ClusterEvents;
+  specVersions: SpecVersions;
   /** Prometheus text; needs no quorum (agent/metrics.ts). */
   metrics(): Promise<string>;
   /** A handler failed in a way that nobody foresaw: the caller gets a 500, the log the cause. */

@@ -7,7 +7,6 @@ import type { ServiceId, UnixMs } from "../../core/ids.ts";
 import { isJob, modeOf, type Service, type ServiceSpec } from "../../core/objects/service.ts";
 import type { StoreAction } from "../../core/store/action.ts";
 import { openRegistryAuth, sealRegistryAuth, type Vault } from "../vault.ts";
-import { type ApiContext, propose } from "./context.ts";
 import { controlError } from "./problem.ts";
 
 /** A service that is new, for its first proposal. */
@@ -104,28 +103,4 @@ export function keptAuth(service: Service, from: string): string | undefined {
     throw new ClusterError("invalid-argument", "service does not have a previous spec");
   }
   return authOf(service.previousSpec);
-}
-
-/** Each time the managers were faster: the allocator and the updater write a service too. */
-const SEQUENCE_TRIES_MAX = 5;
-
-/**
- * Proposes the action for the service as it is now. A user's version is good for as long as no spec
- * was set since (seenVersion); what the managers write beside the spec is no reason to refuse it,
- * so the action is made anew when that came between.
- * @throws {ClusterError} version-conflict when another spec came first.
- */
-export async function proposeInSequence(
-  context: ApiContext,
-  make: () => Promise<StoreAction>,
-): Promise<void> {
-  for (let tries = 1; ; tries += 1) {
-    const action = await make();
-    try {
-      return await propose(context, [action]);
-    } catch (error) {
-      const isConflict = error instanceof ClusterError && error.code === "version-conflict";
-      if (!isConflict || tries >= SEQUENCE_TRIES_MAX) throw error;
-    }
-  }
 }

@@ -8,7 +8,7 @@ import type { StoreAction } from "../../core/store/action.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { keepShoalFields, resolveContainerOptions } from "../reconciler/container-options.ts";
 import { readBody } from "./body.ts";
-import { type ApiContext, propose, registryAuth } from "./context.ts";
+import { type ApiContext, propose, proposeInSequence, registryAuth } from "./context.ts";
 import {
   type Filters,
   matchesExactly,
@@ -27,7 +27,6 @@ import {
   createServiceAction,
   keptAuth,
   nextRun,
-  proposeInSequence,
   refuseFixedChanges,
   sameAuth,
   sealedAuth,

@@ -8,9 +8,8 @@ import { matchesConstraints } from "../../core/scheduler/constraint.ts";
 import { isWanted } from "../../core/orchestrator/slot.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { readBody } from "./body.ts";
-import type { ApiContext } from "./context.ts";
+import { type ApiContext, proposeInSequence } from "./context.ts";
 import { findNode, findService, nodeName } from "./lookup.ts";
-import { proposeInSequence } from "./service-change.ts";
 
 const moveSchema = z.object({ Node: z.string().default("") });
 

@@ -9,7 +9,7 @@ import { openTokens, openUnlockKey, sealTokens, sealUnlockKey } from "../cluster
 import { makeUnlockKey, parseUnlockKey } from "../unlock-key.ts";
 import { readBody } from "./body.ts";
 import { type CaWish, externalCas, keptExternalCas, planCaChange } from "./ca-config.ts";
-import { type ApiContext, propose } from "./context.ts";
+import { type ApiContext, proposeInSequence } from "./context.ts";
 import { isTruthy, parseGoBool, parseVersion } from "./go-values.ts";
 import type { ApiPorts, InitRequest, JoinRequest } from "./ports.ts";
 import { controlError } from "./problem.ts";
@@ -100,29 +100,29 @@ export function swarmRoutes(context: ApiContext): Hono {
     const rotateManager = flag("rotateManagerToken");
     const rotateUnlockKey = flag("rotateManagerUnlockKey");
     const parsed = await readBody(c, clusterSpecSchema);
-    const cluster = await ports.read((view) => view.cluster());
-    if (!cluster) throw new ClusterError("unavailable", NOT_IN_SWARM);
-    const entries = keptExternalCas(
-      parsed.CAConfig,
-      externalCas(parsed.CAConfig?.ExternalCAs),
-      cluster,
-    );
-    const spec = checkClusterSpec(parsed, cluster.spec, entries);
-    const ca = await planCaChange(parsed.CAConfig, entries, cluster, ports);
-    const token = () => makeJoinToken(cluster.rootCa.certificatePem, ports.random);
-    const joinTokens = () =>
-      sealTokens(ports.vault, {
-        worker: rotateWorker ? token() : cluster.joinTokens.worker,
-        manager: rotateManager ? token() : cluster.joinTokens.manager,
-      });
-    const isLocked = spec.EncryptionConfig.AutoLockManagers;
-    const isNewKey = isLocked && (cluster.unlockKey === undefined || rotateUnlockKey);
-    await propose(context, [
-      {
+    await proposeInSequence(context, async () => {
+      const cluster = await ports.read((view) => view.cluster());
+      if (!cluster) throw new ClusterError("unavailable", NOT_IN_SWARM);
+      const entries = keptExternalCas(
+        parsed.CAConfig,
+        externalCas(parsed.CAConfig?.ExternalCAs),
+        cluster,
+      );
+      const spec = checkClusterSpec(parsed, cluster.spec, entries);
+      const ca = await planCaChange(parsed.CAConfig, entries, cluster, ports);
+      const token = () => makeJoinToken(cluster.rootCa.certificatePem, ports.random);
+      const joinTokens = () =>
+        sealTokens(ports.vault, {
+          worker: rotateWorker ? token() : cluster.joinTokens.worker,
+          manager: rotateManager ? token() : cluster.joinTokens.manager,
+        });
+      const isLocked = spec.EncryptionConfig.AutoLockManagers;
+      const isNewKey = isLocked && (cluster.unlockKey === undefined || rotateUnlockKey);
+      return {
         type: "update",
         table: "cluster",
         id: cluster.id,
-        ifVersion: version,
+        ifVersion: ports.specVersions.seen(cluster, version),
         set: {
           spec,
           ...(rotateWorker || rotateManager ? { joinTokens: joinTokens() } : {}),
@@ -130,8 +130,8 @@ export function swarmRoutes(context: ApiContext): Hono {
           ...(isNewKey ? newUnlockKey(ports, cluster) : {}),
         },
         unset: [...ca.unset, ...(isLocked ? [] : ["unlockKey"])],
-      },
-    ]);
+      };
+    });
     return c.body(null, 200);
   });
 

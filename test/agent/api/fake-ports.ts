@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { planAttachment } from "../../../core/allocator/attachments.ts";
 import { openVault } from "../../../agent/vault.ts";
 import { createClusterEvents } from "../../../agent/api/cluster-events.ts";
+import { createSpecVersions } from "../../../agent/api/spec-versions.ts";
 import type { ApiPorts, InitRequest, JoinRequest, LocalNode } from "../../../agent/api/ports.ts";
 import { ClusterError, fromErrorBody } from "../../../core/errors.ts";
 import { newId } from "../../../core/ids.ts";
@@ -69,6 +70,7 @@ export type FakePorts = ApiPorts & {
 export function createFakePorts(engineSocket: string): FakePorts {
   const rows = createMemoryRows();
   const random = seededRandom(7);
+  const specVersions = createSpecVersions();
   let index = 10;
   let nowMs = START_MS;
   // Never on disk: only what was made in memory is asked of it.
@@ -124,7 +126,8 @@ export function createFakePorts(engineSocket: string): FakePorts {
       nowMs += 1;
       const proposal = { id: newId(random), atMs: nowMs, mode: "all" as const, actions };
       rows.setIndex(index);
-      const { outcome } = apply(rows, proposal, index);
+      const { outcome, changes } = apply(rows, proposal, index);
+      specVersions.take(changes);
       if (outcome.type === "refused") {
         throw fromErrorBody({ code: outcome.code, message: outcome.message });
       }
@@ -178,14 +181,17 @@ export function createFakePorts(engineSocket: string): FakePorts {
       onTasksChanged: () => () => undefined,
     },
     clusterEvents: createClusterEvents(() => nowMs),
+    specVersions,
     nowMs: () => nowMs,
     put: (table: "node" | "network" | "service" | "task" | "cluster", object: Row) => {
       index += 1;
       rows.put(table, { ...object, version: index });
+      if (table === "node") specVersions.seed(rows);
       rows.setIndex(index);
     },
   };
   seed(ports);
+  specVersions.seed(rows);
   return ports;
 }
 

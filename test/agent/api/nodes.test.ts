@@ -128,6 +128,41 @@ describe("POST /nodes/{id}/update", () => {
     ]);
   });
 
+  test("is not disturbed by what managers write of the node", async () => {
+    const seen = version(WORKER_ID);
+    const ofManagers = (set: object) =>
+      lab.ports.propose([{ type: "update", table: "node", id: WORKER_ID, set }]);
+    await ofManagers({ dataPathAddr: "192.168.77.99" });
+    const path = `/nodes/${WORKER_ID}/update?version=${seen}`;
+    expect((await lab.call("POST", path, spec({ Labels: { a: "1" } }))).status).toBe(200);
+    expect(lab.ports.rows.node(WORKER_ID)?.dataPathAddr).toBe("192.168.77.99");
+    // Now another one has set the spec.
+    const again = await lab.call("POST", path, spec({ Labels: { b: "1" } }));
+    expect([again.status, field(again.body, "message")]).toEqual([
+      500,
+      "rpc error: code = Unknown desc = update out of sequence",
+    ]);
+    expect(lab.ports.rows.node(WORKER_ID)?.spec.Labels).toEqual({ a: "1" });
+  });
+
+  test("is made anew when a manager writes in between", async () => {
+    const { clusterStatus } = lab.ports;
+    const role = { role: "manager", managerAddr: "192.168.77.11:2377" } as const;
+    const wish = { Labels: {}, Role: "manager", Availability: "active" } as const;
+    lab.ports.put("node", { ...makeNode(WORKER_ID, "beta"), ...role, spec: wish });
+    let asked = 0;
+    lab.ports.clusterStatus = async () => {
+      asked += 1;
+      const set = { dataKeyId: `key${asked}` };
+      if (asked < 3)
+        await lab.ports.propose([{ type: "update", table: "node", id: WORKER_ID, set }]);
+      return await clusterStatus();
+    };
+    expect((await update(WORKER_ID, spec())).status).toBe(200);
+    expect(asked).toBe(3);
+    expect(lab.ports.rows.node(WORKER_ID)?.spec.Role).toBe("worker");
+  });
+
   test("refuses to demote the last manager", async () => {
     const answer = await update(NODE_ID, spec());
     expect([answer.status, field(answer.body, "message")]).toEqual([
