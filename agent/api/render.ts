@@ -20,8 +20,6 @@ import {
   type UpdateConfig,
 } from "../../core/objects/service.ts";
 import { isTaskDead, shownSlot, type Task, type TaskSpec } from "../../core/objects/task.ts";
-import { diedByItself } from "../../core/orchestrator/restart.ts";
-import { isWanted, slotsOf } from "../../core/orchestrator/slot.ts";
 import type { RaftStatus } from "../../core/protocol.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { goTime, omitEmpty } from "./go-values.ts";
@@ -98,48 +96,6 @@ function managerStatus(nodeId: string, addr: string, raft: RaftStatus | undefine
     Reachability: reachability ?? "unknown",
     Addr: addr,
   };
-}
-
-export type ServiceStatus = { RunningTasks: number; DesiredTasks: number; CompletedTasks: number };
-
-/** Counts for `docker service ls`. Source: SwarmKit controlapi ListServiceStatuses. */
-export function serviceStatus(service: Service, view: ClusterView): ServiceStatus {
-  const tasks = view.tasksByService(service.id);
-  if (isJob(service.spec)) return jobStatus(service, tasks);
-  const wanted = tasks.filter((task) => task.desiredState === "running");
-  // Unlike stock, a task that is being replaced is not counted: its status can stay "running" for
-  // as long as its node is away.
-  // That of a stateful slot stays wanted meanwhile, and does not count either.
-  const running = wanted.filter(
-    ({ status, nodeId = "" }) =>
-      status.state === "running" && view.node(nodeId)?.status.state !== "down",
-  );
-  const replicated = service.spec.Mode.Replicated;
-  return {
-    RunningTasks: running.length,
-    DesiredTasks: replicated ? (replicated.Replicas ?? 1) : wanted.length,
-    CompletedTasks: tasks.filter((task) => task.status.state === "complete").length,
-  };
-}
-
-/**
- * Of the last run. Completions are counted by slot: two tasks of one, the first of which was thought
- * lost, are one completion. A global job's desired ones are those yet to complete, as the CLI adds
- * the completed ones itself; failed ones that are not tried again are among them.
- */
-function jobStatus(service: Service, tasks: readonly Task[]): ServiceStatus {
-  const run = tasks.filter((task) => task.jobIteration === service.jobStatus?.iteration);
-  const status = { RunningTasks: 0, DesiredTasks: 0, CompletedTasks: 0 };
-  for (const slot of slotsOf(run)) {
-    const wanted = slot.tasks.filter(isWanted);
-    const last = slot.tasks.at(-1);
-    if (slot.tasks.some((task) => task.status.state === "complete")) status.CompletedTasks += 1;
-    else if (wanted.length > 0 || (last && diedByItself(last))) status.DesiredTasks += 1;
-    if (wanted.some((task) => task.status.state === "running")) status.RunningTasks += 1;
-  }
-  // Source: SwarmKit controlapi ListServiceStatuses.
-  const completions = completionsOf(service.spec);
-  return completions ? { ...status, DesiredTasks: completions.concurrentMax } : status;
 }
 
 export function renderService(

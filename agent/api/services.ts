@@ -4,6 +4,7 @@ import { z } from "zod";
 import { ClusterError } from "../../core/errors.ts";
 import { newId } from "../../core/ids.ts";
 import { isJob, modeOf, type Service, type ServiceSpec } from "../../core/objects/service.ts";
+import { serviceStatus } from "../../core/orchestrator/service-status.ts";
 import type { StoreAction } from "../../core/store/action.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { keepShoalFields, resolveContainerOptions } from "../reconciler/container-options.ts";
@@ -22,7 +23,7 @@ import { splitVersion } from "./paths.ts";
 import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
 import { CLIENT_PINS_SINCE, pinImage } from "./pin-image.ts";
 import { controlError } from "./problem.ts";
-import { renderService, serviceStatus } from "./render.ts";
+import { renderService } from "./render.ts";
 import {
   createServiceAction,
   keptAuth,

@@ -19,6 +19,7 @@ import {
 import type { ContainerSpec, TaskSpec } from "../../core/objects/task.ts";
 import { drainProblem } from "../../core/dispatcher/withdrawal.ts";
 import { balancingProblem } from "../../core/objects/balancing.ts";
+import { DEPENDS_ON_LABEL, dependencyProblem } from "../../core/objects/start-order.ts";
 import { slotNameProblem, statefulProblem } from "../../core/objects/stateful.ts";
 import { progressDeadlineProblem } from "../../core/orchestrator/progress-deadline.ts";
 import { parseConstraints } from "../../core/scheduler/constraint.ts";
@@ -352,17 +353,17 @@ function validateReferences(view: ClusterView, container: ContainerSpec): void {
 
 function validateExtensions(view: ClusterView, spec: ServiceSpec, ownId: string | undefined): void {
   const generic = spec.TaskTemplate.Resources?.Reservations?.GenericResources ?? [];
+  const others = view.services().flatMap((other) => (other.id === ownId ? [] : [other.spec]));
   const problem =
     genericReservationProblem(generic) ??
     progressDeadlineProblem(spec) ??
     drainProblem(spec.Labels) ??
     balancingProblem(spec) ??
     statefulProblem(spec) ??
-    slotNameProblem(
-      spec,
-      view.services().flatMap((other) => (other.id === ownId ? [] : [other.spec])),
-    );
+    slotNameProblem(spec, others);
   if (problem !== undefined) refuse(problem);
+  const dependency = dependencyProblem(spec, others);
+  if (dependency !== undefined) refuse(`label ${DEPENDS_ON_LABEL}: ${dependency}`);
 }
 
 function validateUpdateConfig(config: UpdateConfig | undefined): void {

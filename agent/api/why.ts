@@ -9,6 +9,7 @@ import { completionsOf, isJob, replicasOf, type Service } from "../../core/objec
 import { isOrdered, isStateful, ORDER_LABEL } from "../../core/objects/stateful.ts";
 import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../../core/objects/task.ts";
 import { isWanted } from "../../core/orchestrator/slot.ts";
+import { waitOf } from "../../core/orchestrator/start-order.ts";
 import { type NodeVerdict, verdictsOn } from "../../core/scheduler/why.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { goTime } from "./go-values.ts";
@@ -122,12 +123,17 @@ function pendingGroups(view: ClusterView, wanted: readonly Task[], nowMs: UnixMs
     const [first] = tasks;
     if (!first) return [];
     const isNew = first.status.state === "new";
+    const service = view.service(first.serviceId);
+    const wait = service && waitOf(view, service);
     return [
       {
         tasks: tasks.map(taskName),
-        reason: first.status.err ?? (isNew ? "waits for its addresses" : first.status.message),
-        // Before it has its addresses no node is looked for.
-        nodes: isNew ? [] : verdictsOn(view, first, nowMs),
+        reason:
+          wait?.message ??
+          first.status.err ??
+          (isNew ? "waits for its addresses" : first.status.message),
+        // Before that no node is looked for.
+        nodes: isNew || wait ? [] : verdictsOn(view, first, nowMs),
       },
     ];
   });

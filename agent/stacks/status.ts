@@ -1,13 +1,13 @@
 /** How far a stack is from what it shall be. Pure. */
 import { unreachable } from "../../core/assert.ts";
-import { completionsOf, isJob, type Service } from "../../core/objects/service.ts";
+import { isJob, type Service } from "../../core/objects/service.ts";
 import { STACK_LABEL, type Stack } from "../../core/objects/stack.ts";
 import type { Task } from "../../core/objects/task.ts";
 import { diedByItself } from "../../core/orchestrator/restart.ts";
+import { hasCompleted, serviceStatus } from "../../core/orchestrator/service-status.ts";
 import { compareTasks, isWanted } from "../../core/orchestrator/slot.ts";
 import { isTaskDirty } from "../../core/orchestrator/task-dirty.ts";
 import type { ClusterView } from "../../core/store/view.ts";
-import { serviceStatus } from "../api/render.ts";
 
 /**
  * `missing`: removed by somebody else. `rolled-back`, `paused`: by the update's rules, for `reason`.
@@ -68,11 +68,9 @@ function statusOf(view: ClusterView, service: Service): StackServiceStatus {
   const reason = newestError(view, service);
   const withReason = reason === undefined ? {} : { reason };
   if (isJob(service.spec)) {
-    const iteration = service.jobStatus?.iteration;
-    const hasBegun = tasks.some(({ jobIteration }) => jobIteration === iteration);
-    const total = completionsOf(service.spec)?.totalCount ?? DesiredTasks + CompletedTasks;
-    const isDone = hasBegun && CompletedTasks >= total;
-    return isDone ? { ...told, state: "completed" } : { ...told, state: "starting", ...withReason };
+    return hasCompleted(service, view)
+      ? { ...told, state: "completed" }
+      : { ...told, state: "starting", ...withReason };
   }
   const updateState = updateStatus?.state;
   switch (updateState) {

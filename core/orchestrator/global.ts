@@ -10,11 +10,9 @@
  * Source: SwarmKit manager/orchestrator/global. Different: an outdated task is replaced by the
  * rolling update only, never at once because of a node's event.
  */
-import type { NodeObject } from "../objects/node.ts";
 import type { Service } from "../objects/service.ts";
 import type { Planner } from "../plan.ts";
-import { matchesConstraints } from "../scheduler/constraint.ts";
-import { supportsPlatform } from "../scheduler/filters.ts";
+import { nodeFit } from "./node-fit.ts";
 import { closeDraft, openDraft, type PlanDraft, updateTask } from "./plan-draft.ts";
 import { planSlotRestart } from "./restart.ts";
 import { createTask, isWanted, releaseHeldTasks, type Slot, slotsOf } from "./slot.ts";
@@ -59,17 +57,4 @@ function planService(draft: PlanDraft, service: Service): void {
   }
   planUpdate(draft, service, open, { touched });
   for (const slot of open) releaseHeldTasks(draft, slot);
-}
-
-/** What the node is to a global service or job; see the file's head. */
-export function nodeFit(service: Service, node: NodeObject): "open" | "closed" | "barred" {
-  const placement = service.spec.TaskTemplate.Placement;
-  const isFitting =
-    matchesConstraints(placement?.Constraints ?? [], node) &&
-    supportsPlatform(placement?.Platforms ?? [], node);
-  if (!isFitting || node.status.state === "down" || node.spec.Availability === "drain") {
-    return "barred";
-  }
-  const isOpen = node.status.state === "ready" && node.spec.Availability === "active";
-  return isOpen ? "open" : "closed";
 }

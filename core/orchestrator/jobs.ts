@@ -22,7 +22,7 @@
 import { completionsOf, type Service } from "../objects/service.ts";
 import { TASK_STATE_ORDER, type Task } from "../objects/task.ts";
 import type { Planner } from "../plan.ts";
-import { nodeFit } from "./global.ts";
+import { nodeFit } from "./node-fit.ts";
 import { closeDraft, openDraft, type PlanDraft, updateTask, wakeAt } from "./plan-draft.ts";
 import { planSlotRestart } from "./restart.ts";
 import {

@@ -30,6 +30,7 @@ import { type PlanDraft, updateService, updateTask, wakeAt } from "./plan-draft.
 import { progressDeadlineMs, showDuration } from "./progress-deadline.ts";
 import { diedByItself, isStopped } from "./restart.ts";
 import { compareTasks, createTask, type Slot, wantedIn } from "./slot.ts";
+import { waitOf } from "./start-order.ts";
 import type { ClusterView } from "../store/view.ts";
 import { isOutdated, isTaskDirty } from "./task-dirty.ts";
 
@@ -73,13 +74,12 @@ export function planUpdate(
   const isActive = state === "updating" || state === "rollback_started";
   if (!isActive && waiting.length === 0) return;
   recordRunning(draft, service, progress);
-  if (!isActive) {
-    setStatus(draft, service, "updating", "update in progress");
-  } else {
+  if (isActive) {
     if (planFailure(draft, service, progress, config)) return;
     if (planCompletion(draft, service, progress, config)) return;
     if (planDeadline(draft, service, progress, config)) return;
   }
+  if (waiting.length > 0 && planWait(draft, service, config)) return;
   const isBusy = (item: Progress) =>
     isInWork(draft, item, config, touched) ||
     (!item.isWaiting && moves?.moving.has(item.slot.key) === true);
@@ -90,6 +90,25 @@ export function planUpdate(
     startSlot(draft, service, item, config.order);
     touched.add(item.slot.key);
   }
+}
+
+const IN_PROGRESS = "update in progress";
+
+/**
+ * Holds an update while the service waits for others; what has not been placed may be replaced at once. One
+ * that would wait for ever is given up. True when nothing is to be started.
+ */
+function planWait(draft: PlanDraft, service: Service, config: Settings): boolean {
+  const { state, message: told } = service.updateStatus ?? {};
+  if (state === "rollback_started") return false;
+  const wait = waitOf(draft.view, service);
+  const isHeld = wait !== undefined && !wait.isFirst;
+  if (isHeld && wait.isHopeless) giveUp(draft, service, config, `since it ${wait.message}`);
+  else {
+    const message = isHeld ? `update ${wait.message}` : IN_PROGRESS;
+    if (told !== message) setStatus(draft, service, "updating", message);
+  }
+  return isHeld;
 }
 
 type Settings = {

@@ -2,7 +2,8 @@
  * Gives pending tasks a node.
  *
  * Tasks of one service version are placed together: the filters run once per node, then each task
- * goes to the best node that is left (spread.ts). A task whose node is given (global services) is
+ * goes to the best node that is left (spread.ts). Those of a service that waits for others get none
+ * yet (start-order.ts). A task whose node is given (global services) is
  * only checked; so is the home of a stateful service's slot. What cannot be placed stays pending with
  * the reason in `status.err`, written only when it changed. There is no rebalancing: a running task
  * never moves because of this planner.
@@ -13,6 +14,7 @@
 import type { Task } from "../objects/task.ts";
 import { closeDraft, openDraft, type PlanDraft, updateTask } from "../orchestrator/plan-draft.ts";
 import { compareTasks, isWanted } from "../orchestrator/slot.ts";
+import { waitOf } from "../orchestrator/start-order.ts";
 import { homeOf } from "../orchestrator/stateful.ts";
 import type { Planner } from "../plan.ts";
 import { explain, type Filter, failedFilter, type Wish, wishOf } from "./filters.ts";
@@ -38,12 +40,21 @@ export const planSchedule: Planner = (input) => {
 
   const infos = observeNodes(input.view, input.nowMs);
   const groups = new Map<string, Task[]>();
+  const waits = new Map<string, string | undefined>();
   for (const task of pending) {
+    const service = input.view.service(task.serviceId);
+    if (service && !waits.has(service.id)) {
+      waits.set(service.id, waitOf(input.view, service)?.message);
+    }
+    const wait = waits.get(task.serviceId);
+    if (wait !== undefined) {
+      refuse(draft, task, wait);
+      continue;
+    }
     if (task.nodeId !== undefined) {
       confirmNode(draft, task, infos.get(task.nodeId));
       continue;
     }
-    const service = input.view.service(task.serviceId);
     const homeId = service && homeOf(input.view, service, task.slot, input.nowMs);
     const home = homeId === undefined ? undefined : infos.get(homeId);
     if (home) {

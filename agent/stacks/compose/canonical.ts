@@ -27,6 +27,7 @@ const SERVICE_VALUES: Readonly<Record<string, Expand>> = {
   cap_add: asList,
   cap_drop: asList,
   configs: (report, node) => mapItems(report, node, fileReference),
+  depends_on: (report, node) => namesToMap(report, node, "a service"),
   deploy: (report, node) => expandFields(report, node, { labels: pairsToMap }),
   dns: asList,
   dns_opt: asList,
@@ -37,7 +38,7 @@ const SERVICE_VALUES: Readonly<Record<string, Expand>> = {
   label_file: asList,
   labels: pairsToMap,
   logging: (report, node) => expandFields(report, node, { options: pairsToMap }),
-  networks: namesToMap,
+  networks: (report, node) => namesToMap(report, node, "a network"),
   ports: (report, node) => mapItems(report, node, expandPort),
   secrets: (report, node) => mapItems(report, node, fileReference),
   storage_opt: pairsToMap,
@@ -95,11 +96,11 @@ function pairsToMap(report: Report, node: Node): Node {
   return mapNode(node, entries);
 }
 
-function namesToMap(report: Report, node: Node): Node {
+function namesToMap(report: Report, node: Node, what: string): Node {
   if (node.kind !== "list") return node;
   const entries = new Map<string, Node>();
   for (const item of node.items) {
-    if (item.kind !== "scalar") refuse(report, item, "it must be the name of a network");
+    if (item.kind !== "scalar") refuse(report, item, `it must be the name of ${what}`);
     else if (entries.has(item.text)) refuse(report, item, "it is listed twice: remove one");
     else entries.set(item.text, nullNode(item, `${node.path}.${item.text}`));
   }

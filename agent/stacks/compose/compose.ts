@@ -7,6 +7,7 @@ import type { ServiceSpec } from "../../../core/objects/service.ts";
 import { canonicalFile } from "./canonical.ts";
 import { type Context, type Declared, readDeclared } from "./context.ts";
 import { dataFiles, readData } from "./data.ts";
+import { checkStartOrder } from "./depends.ts";
 import { environmentFiles } from "./environment.ts";
 import { interpolateTree } from "./interpolate.ts";
 import { checkKeys } from "./keys.ts";
@@ -165,10 +166,11 @@ function readServices(
     }
     if (!SERVICE_KEY.test(key))
       refuse(report, node, "a service's name is of letters, digits, . _ -");
-    const found = readService(context, key, node);
+    const found = readService(context, key, node, section);
     services.push(found.spec);
     for (const network of found.networkKeys) networkKeys.add(network);
   }
+  checkStartOrder(report, context.stack, section, services);
   return { services: byName(services), networkKeys };
 }
 

@@ -36,10 +36,7 @@ export const SERVICE_KEYS: KeyRules = {
   cpus: { to: "Resources.Limits.NanoCPUs, unless deploy.resources says it" },
   cpuset: shoal("CpusetCpus"),
   credential_spec: { warning: WINDOWS },
-  depends_on: {
-    warning:
-      "services start at the same time: let them wait, or fail and be started again, until what they need is there",
-  },
+  depends_on: { to: "label shoal.depends-on" },
   deploy: { to: "see deploy" },
   develop: { warning: "it is of the machine where the service is written" },
   device_cgroup_rules: shoal("DeviceCgroupRules"),

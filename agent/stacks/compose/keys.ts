@@ -45,6 +45,11 @@ export const KEY_SECTIONS: Readonly<Record<string, KeyRules>> = {
   file: FILE_KEYS,
   service: SERVICE_KEYS,
   ...DEPLOY_SECTIONS,
+  "service.depends_on.*": {
+    condition: { to: "started, healthy or completed" },
+    required: { to: "false: left out if there is no such service" },
+    restart: { to: "nothing; a warning when it is true" },
+  },
   "service.networks.*": {
     aliases: { to: "Networks[].Aliases" },
     ipv4_address: { to: "Shoal.Addresses" },

@@ -11,6 +11,7 @@ import {
   readRestartPolicy,
   readUpdateConfig,
 } from "./deploy.ts";
+import { dependsOnLabel } from "./depends.ts";
 import { readEnvironment, readLabelFiles } from "./environment.ts";
 import { checkKeys } from "./keys.ts";
 import { readAttachments, readNetworkMode } from "./networks.ts";
@@ -40,11 +41,12 @@ const OOM_SCORE_MAX = 1_000;
 const LIMIT_MIN = -1;
 const ALL_CAPABILITIES = "ALL";
 
-/** With the keys of the networks that it is attached to. */
+/** With the keys of the networks that it is attached to. `services`: those of the file. */
 export function readService(
   context: Context,
   key: string,
   service: Mapping,
+  services: Mapping,
 ): { spec: ServiceSpec; networkKeys: string[] } {
   const { report, stack } = context;
   checkKeys(report, "service", service);
@@ -74,6 +76,7 @@ export function readService(
   const spec: ServiceSpec = {
     Name: `${stack}_${key}`,
     Labels: stackLabels(stack, {
+      ...dependsOnLabel(report, stack, services, child(service, "depends_on")),
       ...readTextMap(report, child(deploy, "labels")),
       [IMAGE_LABEL]: image,
     }),

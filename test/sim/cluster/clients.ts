@@ -10,6 +10,7 @@ import { ClusterError } from "../../../core/errors.ts";
 import { newId } from "../../../core/ids.ts";
 import type { NodeObject, NodeSpec } from "../../../core/objects/node.ts";
 import type { Service, ServiceSpec } from "../../../core/objects/service.ts";
+import { DEPENDS_ON_LABEL } from "../../../core/objects/start-order.ts";
 import { STATEFUL_LABEL } from "../../../core/objects/stateful.ts";
 import type { Random } from "../../../core/random.ts";
 import type { StoreAction } from "../../../core/store/action.ts";
@@ -45,6 +46,8 @@ const NETWORKS = ["red", "blue"];
 const ZONES = ["a", "b"];
 /** Stateful, wherever subnets have room for the addresses that its slots keep. */
 const STATEFUL_NAME = "s2";
+/** Waits for the stateful one before it starts, and with its updates. */
+const WAITING_NAME = "s3";
 const MARK = "sim.mark";
 const TOUCH = "touch";
 
@@ -147,6 +150,7 @@ function drawSpec(
     Labels: {
       ...(isStartFirst ? { [START_FIRST_LABEL]: "1" } : {}),
       ...(isStateful ? { [STATEFUL_LABEL]: "true" } : {}),
+      ...(name === WAITING_NAME ? { [DEPENDS_ON_LABEL]: `${STATEFUL_NAME}:healthy` } : {}),
     },
     Mode: isGlobal ? { Global: {} } : { Replicated: { Replicas: Math.floor(random.next() * 5) } },
     TaskTemplate: {

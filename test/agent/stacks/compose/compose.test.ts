@@ -147,7 +147,6 @@ test.each([
     "a.yml:4:5: services.web.container_name: ignored: a container has its task's name",
   ],
   ["build: .", "services.web.build: ignored: images are built before a stack is deployed"],
-  ["depends_on: [a]", "services.web.depends_on: ignored: services start at the same time"],
   ["profiles: [a]", "services.web.profiles: ignored: every service of the files is deployed"],
   ["ports: ['127.0.0.1:80:80']", "services.web.ports[0]: the address 127.0.0.1 is ignored"],
   [

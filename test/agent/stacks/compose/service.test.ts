@@ -425,6 +425,7 @@ test("networks are named in full, with the service's name among its aliases", ()
 test("each key that goes somewhere has a row here or a test of its own", () => {
   const elsewhere = [
     "configs",
+    "depends_on",
     "secrets",
     "env_file",
     "label_file",

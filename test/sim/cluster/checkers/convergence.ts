@@ -10,6 +10,7 @@ import { isStateful } from "../../../../core/objects/stateful.ts";
 import type { Task, TaskSpec } from "../../../../core/objects/task.ts";
 import type { History } from "../history.ts";
 import type { SimHost } from "../host.ts";
+import { waitOf } from "../../../../core/orchestrator/start-order.ts";
 import { assignmentDifferences } from "./assignments.ts";
 import { START_FIRST_LABEL } from "./slots.ts";
 import { isDead, isPlaced } from "./task-rules.ts";
@@ -75,8 +76,13 @@ function containerDifferences(history: History, members: readonly SimHost[]): st
   for (const [key, names] of bySlot) {
     if (names.length > 1) differences.push(`slot ${key} runs ${names.join(" and ")}`);
   }
+  const view = members
+    .map((host) => host.life?.rows())
+    .find((rows) => rows !== undefined && rows.index >= history.lastIndex());
   for (const service of history.services.values()) {
     const wanted = wantedCount(service, nodes);
+    // What it waits for may never come; an update that waits leaves what a drain or a crash took.
+    if (view && waitOf(view, service)) wanted.min = 0;
     // A paused update leaves slots with a spec of before, for which there may be no place.
     const isPaused = service.updateStatus?.state.endsWith("paused") === true;
     if (isPaused) wanted.min -= placelessCount(history, service, nodes);
