@@ -261,12 +261,37 @@ export const OPENAPI = {
           "Gives a slot another home: its task stops, and the next one starts there. Its volumes are not moved",
         requestBody: {
           required: true,
-          description: "Node: name or id; empty: any node that the scheduler chooses",
-          content: { "application/json": { schema: { type: "object" } } },
+          description:
+            "Node: name or id; empty: any node that the scheduler chooses. Force: also to a node that cannot take it now",
+          content: {
+            "application/json": {
+              schema: {
+                type: "object",
+                properties: {
+                  Node: { type: "string" },
+                  Force: { type: "boolean", default: false },
+                },
+              },
+            },
+          },
         },
         responses: {
           "200": { description: "Begun" },
+          "400": {
+            description:
+              "The service is not stateful; or the node cannot take the slot: why, and what would help",
+          },
           "404": { description: "No such service, slot or node" },
+        },
+      },
+      delete: {
+        operationId: "forgetSlot",
+        summary:
+          "Forgets home and addresses of a slot that the service was scaled below. Its volumes stay",
+        responses: {
+          "200": { description: "Forgotten" },
+          "400": { description: "The slot is wanted, or has a task that has not stopped" },
+          "404": { description: "No such service or slot" },
         },
       },
     },

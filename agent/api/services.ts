@@ -36,7 +36,12 @@ import {
   withAuth,
 } from "./service-change.ts";
 import { type ParsedServiceSpec, serviceSpecSchema } from "./spec-schema.ts";
-import { normaliseServiceSpec, resolveNetworks, validateServiceSpec } from "./validate.ts";
+import {
+  normaliseServiceSpec,
+  resolveNetworks,
+  validateRollback,
+  validateServiceSpec,
+} from "./validate.ts";
 import { isOlder } from "./version.ts";
 import { randomName } from "./words.ts";
 
@@ -98,7 +103,7 @@ export function serviceRoutes(context: ApiContext): Hono {
     const ref = c.req.param("id");
     if (rollback === "previous") {
       await proposeInSequence(context, () =>
-        ports.read((view) => rollbackAction(findService(view, ref), version, ports.nowMs())),
+        ports.read((view) => rollbackAction(view, findService(view, ref), version, ports.nowMs())),
       );
       return c.json({ Warnings: null });
     }
@@ -227,13 +232,19 @@ async function readPinnedSpec(context: ApiContext, c: Context) {
  * A manual rollback swaps the two specs, so that a second one goes forward again. A job runs again
  * with the spec before: nothing is rolled slot by slot, so there is no update status.
  */
-function rollbackAction(service: Service, version: number, nowMs: number): StoreAction {
+function rollbackAction(
+  view: ClusterView,
+  service: Service,
+  version: number,
+  nowMs: number,
+): StoreAction {
   if (!service.previousSpec) {
     throw controlError(
       "failed-precondition",
       `service ${service.id} does not have a previous spec`,
     );
   }
+  validateRollback(view, service, service.previousSpec);
   return {
     type: "update",
     table: "service",

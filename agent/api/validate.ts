@@ -20,7 +20,7 @@ import type { ContainerSpec, TaskSpec } from "../../core/objects/task.ts";
 import { drainProblem } from "../../core/dispatcher/withdrawal.ts";
 import { balancingProblem } from "../../core/objects/balancing.ts";
 import { DEPENDS_ON_LABEL, dependencyProblem } from "../../core/objects/start-order.ts";
-import { slotNameProblem, statefulProblem } from "../../core/objects/stateful.ts";
+import { rollbackProblem, slotNameProblem, statefulProblem } from "../../core/objects/stateful.ts";
 import { progressDeadlineProblem } from "../../core/orchestrator/progress-deadline.ts";
 import { parseConstraints } from "../../core/scheduler/constraint.ts";
 import type { ClusterView } from "../../core/store/view.ts";
@@ -353,17 +353,47 @@ function validateReferences(view: ClusterView, container: ContainerSpec): void {
 
 function validateExtensions(view: ClusterView, spec: ServiceSpec, ownId: string | undefined): void {
   const generic = spec.TaskTemplate.Resources?.Reservations?.GenericResources ?? [];
-  const others = view.services().flatMap((other) => (other.id === ownId ? [] : [other.spec]));
   const problem =
     genericReservationProblem(generic) ??
     progressDeadlineProblem(spec) ??
     drainProblem(spec.Labels) ??
     balancingProblem(spec) ??
     statefulProblem(spec) ??
-    slotNameProblem(spec, others);
+    slotNameProblem(spec, namesBeside(view, ownId));
   if (problem !== undefined) refuse(problem);
-  const dependency = dependencyProblem(spec, others);
-  if (dependency !== undefined) refuse(`label ${DEPENDS_ON_LABEL}: ${dependency}`);
+  validateDependencies(view, spec, ownId);
+}
+
+function validateDependencies(
+  view: ClusterView,
+  spec: ServiceSpec,
+  ownId: string | undefined,
+): void {
+  const others = view.services().flatMap((other) => (other.id === ownId ? [] : [other.spec]));
+  const problem = dependencyProblem(spec, others);
+  if (problem !== undefined) refuse(`label ${DEPENDS_ON_LABEL}: ${problem}`);
+}
+
+/** The specs of all services but one; and what those that have homes may be rolled back to by themselves. */
+function namesBeside(view: ClusterView, ownId: string | undefined): ServiceSpec[] {
+  return view.services().flatMap(({ id, spec, previousSpec, slots }) => {
+    if (id === ownId) return [];
+    return slots && previousSpec ? [spec, previousSpec] : [spec];
+  });
+}
+
+/**
+ * Checks the spec to which a user rolls the service back: it was good when it was set, but others may have its
+ * names and addresses now.
+ * @throws {ClusterError} invalid-argument, failed-precondition, or in-use.
+ */
+export function validateRollback(view: ClusterView, service: Service, to: ServiceSpec): void {
+  const problem = statefulProblem(to) ?? slotNameProblem(to, namesBeside(view, service.id));
+  if (problem !== undefined) refuse(problem);
+  validateDependencies(view, to, service.id);
+  const loss = rollbackProblem(service, to);
+  if (loss !== undefined) throw new ClusterError("failed-precondition", loss);
+  checkFixedAddresses(view, to, service.id);
 }
 
 function validateUpdateConfig(config: UpdateConfig | undefined): void {

@@ -10,7 +10,7 @@ import { isOrdered, isStateful, ORDER_LABEL } from "../../core/objects/stateful.
 import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../../core/objects/task.ts";
 import { isWanted } from "../../core/orchestrator/slot.ts";
 import { waitOf } from "../../core/orchestrator/start-order.ts";
-import { type NodeVerdict, verdictsOn } from "../../core/scheduler/why.ts";
+import { imagineTask, type NodeVerdict, verdictsOn } from "../../core/scheduler/why.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 import { goTime } from "./go-values.ts";
 import { findService, findTask, nodeName } from "./lookup.ts";
@@ -146,25 +146,10 @@ function nodesLeftOut(
   wanted: readonly Task[],
   nowMs: UnixMs,
 ): WhyReport["pending"] {
-  const { Mode: mode, Name: name, TaskTemplate: spec } = service.spec;
+  const { Mode: mode, Name: name } = service.spec;
   if (!mode.Global && !mode.GlobalJob) return [];
   const served = new Set(wanted.map((task) => task.nodeId));
-  // As the task would be that a node of its own accord does not get.
-  const imagined: Task = {
-    id: "",
-    version: service.version,
-    createdAtMs: nowMs,
-    updatedAtMs: nowMs,
-    serviceId: service.id,
-    serviceName: name,
-    serviceLabels: {},
-    slot: 0,
-    spec,
-    specVersion: service.specVersion,
-    desiredState: "running",
-    status: { state: "new", atMs: nowMs, message: "" },
-  };
-  const nodes = verdictsOn(view, imagined, nowMs).filter(
+  const nodes = verdictsOn(view, imagineTask(view, service, 0, nowMs), nowMs).filter(
     ({ nodeId, reasons }) => reasons.length > 0 && !served.has(nodeId),
   );
   if (nodes.length === 0) return [];

@@ -152,11 +152,25 @@ function addSlotCommands(program: Command): void {
     .argument("<service>")
     .argument("<slot>", "its number")
     .option("--node <node>", "name or id (default: the scheduler chooses)")
+    .option("--force", "also to a node that cannot take it now: the slot waits there")
     .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
-    .action((service: string, slot: string, flags: { node?: string; socket: string }) =>
+    .action(
+      (service: string, slot: string, flags: { node?: string; force?: boolean; socket: string }) =>
+        orExit(async () => {
+          const { moveSlot } = await import("./slots.ts");
+          await moveSlot(service, slot, flags);
+        }),
+    );
+  slots
+    .command("forget")
+    .description("forget home and addresses of a slot that the service was scaled below")
+    .argument("<service>")
+    .argument("<slot>", "its number")
+    .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
+    .action((service: string, slot: string, flags: { socket: string }) =>
       orExit(async () => {
-        const { moveSlot } = await import("./slots.ts");
-        await moveSlot(service, slot, flags);
+        const { forgetSlot } = await import("./slots.ts");
+        await forgetSlot(service, slot, flags.socket);
       }),
     );
 }

@@ -8,7 +8,7 @@
  */
 import { ClusterError } from "../errors.ts";
 import type { Network } from "../objects/network.ts";
-import type { ServiceSpec } from "../objects/service.ts";
+import type { Service, ServiceSpec } from "../objects/service.ts";
 import { taskName, type TaskSpec } from "../objects/task.ts";
 import { parseCidr } from "../store/cidr.ts";
 import { holdsAddresses } from "../store/claims.ts";
@@ -78,7 +78,7 @@ export function takeFixedAddresses(
   if (typeof fixed === "string") return fixed;
   for (const { network, address } of fixed) {
     if (kept.has(`${network.id}/${address}`)) continue;
-    return `address ${address} of network "${network.spec.Name}" is ${holderOf(view, network, address)}'s; wait until it is free, or ask for another`;
+    return `address ${address} of network "${network.spec.Name}" belongs to ${holderOf(view, network, address)}; wait until it is free, or ask for another`;
   }
   for (const { network, address } of fixed) kept.delete(`${network.id}/${address}`);
   return new Map(fixed.map(({ network, address }) => [network.id, address]));
@@ -97,20 +97,28 @@ function holderOf(view: ClusterView, network: Network, address: string): string 
     const isDown = node?.status.state === "down";
     return `task ${taskName(task)}${isDown ? " (on a node that is down; docker node rm gives it up)" : ""}`;
   }
-  for (const { spec, endpoint, slots = {} } of view.services()) {
-    if (endpoint?.virtualIps.some((vip) => isIt(vip))) return `service ${spec.Name}`;
-    const slot = Object.keys(slots).find(
-      (number) => slots[Number(number)]?.addresses?.[network.id] === address,
-    );
-    if (slot !== undefined) return `slot ${slot} of the stateful service ${spec.Name}`;
+  for (const service of view.services()) {
+    if (service.endpoint?.virtualIps.some((vip) => isIt(vip)))
+      return `service ${service.spec.Name}`;
+    const slot = slotWith(service, network, address);
+    if (slot !== undefined) return slot;
   }
   return "another";
+}
+
+/** In words, the slot that keeps the address, with or without a task. */
+function slotWith({ spec, slots }: Service, network: Network, address: string): string | undefined {
+  for (const [slot, { addresses }] of Object.entries(slots ?? {})) {
+    if (addresses?.[network.id] !== address) continue;
+    return `slot ${slot} of the stateful service ${spec.Name}`;
+  }
+  return undefined;
 }
 
 /**
  * For the API border, over a spec whose networks are resolved.
  * @throws {ClusterError} invalid-argument when an address can never be had on its network;
- * in-use when another service has asked for it, or has it as its VIP.
+ * in-use when another service has asked for it, has it as its VIP, or keeps it for one of its slots.
  */
 export function checkFixedAddresses(
   view: ClusterView,
@@ -137,10 +145,12 @@ export function checkFixedAddresses(
       const isVip = other.endpoint?.virtualIps.some(
         (vip) => vip.networkId === network.id && vip.address === address,
       );
-      if (!isAsked && !isVip) continue;
+      const slot = slotWith(other, network, address);
+      if (!isAsked && !isVip && slot === undefined) continue;
+      const holder = slot ?? `service ${other.spec.Name}`;
       throw new ClusterError(
         "in-use",
-        `Cannot give a task address ${address} of network "${network.spec.Name}": it is service ${other.spec.Name}'s; choose another`,
+        `Cannot give a task address ${address} of network "${network.spec.Name}": it belongs to ${holder}; choose another`,
       );
     }
   }

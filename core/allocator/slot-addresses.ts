@@ -1,7 +1,7 @@
 /**
  * Addresses of the slots of stateful services: each task has those of the one before it in the slot.
  *
- * 1. While the service exists they are kept from everybody else, also of slots that have no task.
+ * 1. While they are remembered they are kept from everybody else, also of slots that have no task.
  * 2. A task waits for its addresses while the one before it in the slot may still run, and for no other
  *    holder: then it is given new ones, which are the slot's from then on.
  */
@@ -22,8 +22,7 @@ export function keepAddresses(
 ): KeptAddresses {
   const kept = keepFixedAddresses(view, pools);
   for (const service of view.services()) {
-    if (service.slots === undefined || !isStateful(service.spec)) continue;
-    for (const { addresses = {} } of Object.values(service.slots)) {
+    for (const { addresses = {} } of Object.values(service.slots ?? {})) {
       for (const [networkId, address] of Object.entries(addresses)) {
         keepAddress(pools.get(networkId), address, kept);
       }

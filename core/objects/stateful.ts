@@ -16,7 +16,7 @@ import type { Labels } from "./object-meta.ts";
 import { modeOf, replicasOf, type Service, type ServiceSpec } from "./service.ts";
 import type { Task } from "./task.ts";
 
-/** What is remembered of one slot while the service exists, whether it is occupied or not. */
+/** What is remembered of one slot until a user has it forgotten, whether it is occupied or not. */
 export type SlotMemory = {
   /**
    * Its home: only there are tasks of the slot placed. Absent: it was given up, and the next node that the
@@ -76,6 +76,23 @@ export function moveSlot(
 ): NonNullable<Service["slots"]> {
   const { nodeId: _before, ...rest } = service.slots?.[slot] ?? {};
   return { ...service.slots, [slot]: nodeId === undefined ? rest : { ...rest, nodeId } };
+}
+
+/** The slots of the service without one, to be set as `slots`: its home and addresses are forgotten. */
+export function forgetSlot(service: Service, slot: number): NonNullable<Service["slots"]> {
+  const { [slot]: _forgotten, ...rest } = service.slots ?? {};
+  return rest;
+}
+
+/**
+ * Why the service is not rolled back to the spec at a user's word: it would forget its homes, which nobody asked
+ * for; `undefined` when it may be.
+ */
+export function rollbackProblem({ spec, slots }: Service, to: ServiceSpec): string | undefined {
+  const numbers = Object.keys(slots ?? {});
+  if (!isStateful(spec) || isStateful(to) || numbers.length === 0) return undefined;
+  const command = `docker service update --label-rm ${STATEFUL_LABEL} ${spec.Name}`;
+  return `service ${spec.Name} was not stateful before: a rollback would forget the homes of its slots (${numbers.join(", ")}); update what shall be as it was by its own flags, or take the label away if that is meant (${command})`;
 }
 
 /** Why the spec cannot be stateful as it says, for the user who writes it; `undefined` when it can. */

@@ -89,3 +89,9 @@ export function updateService(
   draft.serviceUpdates.set(service.id, action);
   draft.actions.push(action);
 }
+
+/** The service with the changes of this plan so far. */
+export function plannedService(draft: PlanDraft, service: Service): Service {
+  const planned = draft.serviceUpdates.get(service.id);
+  return planned?.table === "service" ? { ...service, ...planned.set } : service;
+}

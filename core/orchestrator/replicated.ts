@@ -16,7 +16,7 @@ import { planMoves } from "./drain.ts";
 import { closeDraft, openDraft, type PlanDraft, updateTask } from "./plan-draft.ts";
 import { planSlotRestart } from "./restart.ts";
 import { createTask, isWanted, releaseHeldTasks, type Slot, slotsOf, wantedIn } from "./slot.ts";
-import { planHomes } from "./stateful.ts";
+import { forgetLeft, planHomes } from "./stateful.ts";
 import { planUpdate } from "./update.ts";
 
 export const planReplicated: Planner = (input) => {
@@ -50,6 +50,7 @@ function planService(draft: PlanDraft, service: Service, replicas: number): void
   planUpdate(draft, service, kept, { touched, ...(moves ? { moves } : {}) });
   for (const slot of kept) releaseHeldTasks(draft, slot);
   fill(draft, service, slots, replicas);
+  forgetLeft(draft, service);
 }
 
 /** Occupies the lowest free slots. Free ones may still have tasks that leave. */

@@ -15,6 +15,15 @@ export const FAILURES_MAX = 5;
 /** Amounts by kind: `nanoCpus`, `memoryBytes`, `generic/<Kind>`. */
 export type Amounts = ReadonlyMap<string, number>;
 
+/** What is kept free on a node for a slot whose home it is (kept-room.ts). */
+export type KeptRoom = {
+  serviceId: ServiceId;
+  serviceName: string;
+  slot: number;
+  amounts: Amounts;
+  hostPorts: readonly string[];
+};
+
 /** A node while a plan is being made: placing a task changes it. */
 export type NodeInfo = {
   node: NodeObject;
@@ -28,6 +37,8 @@ export type NodeInfo = {
   count: number;
   /** By `failureKey`: recent deaths of tasks. */
   failures: Map<string, number>;
+  /** By service and slot: taken from `free` and added to `hostPorts` already. */
+  kept: Map<string, KeptRoom>;
 };
 
 const GENERIC_PREFIX = "generic/";
@@ -53,8 +64,12 @@ export function failuresUpTo(
   return failures.filter(({ atMs }) => atMs > nowMs - FAILURE_WINDOW_MS).slice(-FAILURES_KEPT_MAX);
 }
 
-/** All nodes with the tasks that occupy them. O(nodes + tasks). */
-export function observeNodes(view: ClusterView, nowMs: UnixMs): Map<NodeId, NodeInfo> {
+/** All nodes with the tasks that occupy them and are counted. O(nodes + tasks). */
+export function observeNodes(
+  view: ClusterView,
+  nowMs: UnixMs,
+  isCounted: (task: Task) => boolean,
+): Map<NodeId, NodeInfo> {
   const infos = new Map<NodeId, NodeInfo>();
   for (const node of view.nodes()) {
     infos.set(node.id, {
@@ -65,6 +80,7 @@ export function observeNodes(view: ClusterView, nowMs: UnixMs): Map<NodeId, Node
       countByService: new Map(),
       count: 0,
       failures: new Map(),
+      kept: new Map(),
     });
   }
   // A failure is known by its task and again by the tasks that succeeded it in the slot.
@@ -79,7 +95,7 @@ export function observeNodes(view: ClusterView, nowMs: UnixMs): Map<NodeId, Node
     }
     const info = task.nodeId === undefined ? undefined : infos.get(task.nodeId);
     if (info === undefined || !taskStateAtLeast(task.status.state, "assigned")) continue;
-    if (!isTaskDead(task.status.state)) occupy(info, task);
+    if (!isTaskDead(task.status.state) && isCounted(task)) occupy(info, task);
   }
   return infos;
 }
@@ -102,7 +118,7 @@ export function occupy(info: NodeInfo, task: Task): void {
 }
 
 /** `<protocol>/<port>` of the task's host-mode ports; those the engine chooses are free anyway. */
-export function hostPortsOf(task: Task): string[] {
+export function hostPortsOf(task: Pick<Task, "ports">): string[] {
   return (task.ports ?? [])
     .filter((port) => port.PublishMode === "host" && port.PublishedPort !== 0)
     .map((port) => `${port.Protocol}/${port.PublishedPort}`);

@@ -4,7 +4,8 @@
  * Tasks of one service version are placed together: the filters run once per node, then each task
  * goes to the best node that is left (spread.ts). Those of a service that waits for others get none
  * yet (start-order.ts). A task whose node is given (global services) is
- * only checked; so is the home of a stateful service's slot. What cannot be placed stays pending with
+ * only checked; so is the home of a stateful service's slot, where its room is kept free of others
+ * (kept-room.ts). What cannot be placed stays pending with
  * the reason in `status.err`, written only when it changed. There is no rebalancing: a running task
  * never moves because of this planner.
  *
@@ -19,13 +20,8 @@ import { homeOf } from "../orchestrator/stateful.ts";
 import type { Planner } from "../plan.ts";
 import { explain, type Filter, failedFilter, type Wish, wishOf } from "./filters.ts";
 import { explainHome } from "./home.ts";
-import {
-  failureKey,
-  type NodeInfo,
-  observeNodes,
-  occupy,
-  takeGenericResources,
-} from "./node-info.ts";
+import { observeRoom, openKeptRoom } from "./kept-room.ts";
+import { failureKey, type NodeInfo, occupy, takeGenericResources } from "./node-info.ts";
 import { buildTree, type Candidate, choose, place } from "./spread.ts";
 
 const PENDING_MESSAGE = "pending task scheduling";
@@ -38,7 +34,7 @@ export const planSchedule: Planner = (input) => {
     .sort(compareTasks);
   if (pending.length === 0) return closeDraft(draft);
 
-  const infos = observeNodes(input.view, input.nowMs);
+  const infos = observeRoom(input.view, input.nowMs);
   const groups = new Map<string, Task[]>();
   const waits = new Map<string, string | undefined>();
   for (const task of pending) {
@@ -80,9 +76,11 @@ function confirmNode(draft: PlanDraft, task: Task, info: NodeInfo | undefined): 
 }
 
 function placeAtHome(draft: PlanDraft, task: Task, home: NodeInfo): void {
+  const keepAgain = openKeptRoom(home, task);
   const failed = failedFilter(wishOf(task, draft.view), home);
-  if (failed) refuse(draft, task, explainHome(task, home.node, failed));
-  else assign(draft, task, home, "scheduler assigned task to the home of its slot");
+  if (!failed) return assign(draft, task, home, "scheduler assigned task to the home of its slot");
+  keepAgain();
+  refuse(draft, task, explainHome(task, home.node, failed));
 }
 
 function placeGroup(draft: PlanDraft, group: readonly Task[], infos: readonly NodeInfo[]): void {

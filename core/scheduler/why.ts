@@ -9,13 +9,15 @@ import { unreachable } from "../assert.ts";
 import { encryptionLack } from "../encryption/mesh-keys.ts";
 import type { NodeId, UnixMs } from "../ids.ts";
 import type { NodeObject } from "../objects/node.ts";
+import type { Service } from "../objects/service.ts";
 import { isTaskDead, type Task, taskName } from "../objects/task.ts";
 import { homeOf } from "../orchestrator/stateful.ts";
 import type { ClusterView } from "../store/view.ts";
 import { attributeOf, type Constraint, satisfiesAll } from "./constraint.ts";
 import { FILTERS, type Filter, type Wish, wishOf } from "./filters.ts";
 import { moveCommand } from "./home.ts";
-import { capacityOf, hostPortsOf, type NodeInfo, observeNodes } from "./node-info.ts";
+import { observeRoom, openKeptRoom } from "./kept-room.ts";
+import { capacityOf, hostPortsOf, type KeptRoom, type NodeInfo } from "./node-info.ts";
 
 export type NodeReason = {
   filter: Filter["name"];
@@ -36,19 +38,79 @@ export type NodeVerdict = {
  * its slot; the nearest first.
  */
 export function verdictsOn(view: ClusterView, task: Task, nowMs: UnixMs): NodeVerdict[] {
-  const wish = wishOf(task, view);
   const service = view.service(task.serviceId);
   const homeId = service && homeOf(view, service, task.slot, nowMs);
   const boundId = task.nodeId ?? homeId;
-  const verdicts: NodeVerdict[] = [];
-  for (const info of observeNodes(view, nowMs).values()) {
-    if (boundId !== undefined && info.node.id !== boundId) continue;
+  const infos = [...observeRoom(view, nowMs).values()];
+  const verdicts = judge(
+    view,
+    task,
+    boundId === undefined ? infos : infos.filter(({ node }) => node.id === boundId),
+  );
+  for (const { nodeId, reasons } of verdicts) {
+    if (reasons.length > 0 && nodeId === homeId) reasons.unshift(homeReason(task));
+  }
+  return nearestFirst(verdicts);
+}
+
+/**
+ * Verdicts over all nodes for the next task of a stateful service's slot, wherever its home is, once its task of
+ * now has left.
+ */
+export function moveVerdicts(
+  view: ClusterView,
+  service: Service,
+  slot: number,
+  nowMs: UnixMs,
+): NodeVerdict[] {
+  const isOther = (task: Task) => task.serviceId !== service.id || task.slot !== slot;
+  const infos = observeRoom(view, nowMs, isOther).values();
+  return nearestFirst(judge(view, imagineTask(view, service, slot, nowMs), [...infos]));
+}
+
+/** As the service's next task in the slot would be, for asking where it could go. */
+export function imagineTask(
+  view: ClusterView,
+  service: Service,
+  slot: number,
+  nowMs: UnixMs,
+): Task {
+  const { Name, Labels = {}, TaskTemplate: spec } = service.spec;
+  const logDriver = view.cluster()?.spec.TaskDefaults.LogDriver;
+  return {
+    id: "",
+    version: service.version,
+    createdAtMs: nowMs,
+    updatedAtMs: nowMs,
+    serviceId: service.id,
+    serviceName: Name,
+    serviceLabels: Labels,
+    slot,
+    spec,
+    specVersion: service.specVersion,
+    ...(logDriver ? { logDriver } : {}),
+    networks: (spec.Networks ?? []).flatMap(({ Target }) => {
+      const network = view.network(Target) ?? view.networkByName(Target);
+      return network ? [{ networkId: network.id, aliases: [] }] : [];
+    }),
+    ports: service.endpoint?.ports ?? [],
+    desiredState: "running",
+    status: { state: "new", atMs: nowMs, message: "" },
+  };
+}
+
+function judge(view: ClusterView, task: Task, infos: readonly NodeInfo[]): NodeVerdict[] {
+  const wish = wishOf(task, view);
+  return infos.map((info) => {
+    openKeptRoom(info, task);
     const reasons = FILTERS.filter((filter) => !filter.check(wish, info)).flatMap((filter) =>
       reasonsOf(filter.name, { view, task, wish, info }),
     );
-    if (reasons.length > 0 && info.node.id === homeId) reasons.unshift(homeReason(task));
-    verdicts.push({ nodeId: info.node.id, hostname: nameOf(info.node), reasons });
-  }
+    return { nodeId: info.node.id, hostname: nameOf(info.node), reasons };
+  });
+}
+
+function nearestFirst(verdicts: NodeVerdict[]): NodeVerdict[] {
   return verdicts.sort(
     (a, b) =>
       costOf(a) - costOf(b) ||
@@ -87,7 +149,7 @@ function reasonsOf(name: Filter["name"], situation: Situation): NodeReason[] {
     case "resources":
       return lacking(wish, info).map(({ kind, wanted, free, all }) => ({
         filter,
-        text: `${kindName(kind)}: ${amount(kind, wanted)} reserved by the task, ${amount(kind, free)} free of ${amount(kind, all)}`,
+        text: `${kindName(kind)}: ${amount(kind, wanted)} reserved by the task, ${amount(kind, free)} free of ${amount(kind, all)}${keptPart(kind, info)}`,
         fix:
           all < wanted
             ? `reserve ${amount(kind, all)} or less (${reserveFlag(kind)}), or add a larger node`
@@ -216,7 +278,27 @@ function constraintReason(constraint: Constraint, node: NodeObject) {
   return { text, fix: `docker service update --constraint-rm '${key}${operator}${value}'` };
 }
 
+/** Names that are written out. */
+const KEPT_NAMES_MAX = 3;
+
+/** What is not used, and kept for slots of stateful services that live on the node. */
+function keptPart(kind: string, { kept }: NodeInfo): string {
+  const rooms = [...kept.values()].filter(({ amounts }) => (amounts.get(kind) ?? 0) > 0);
+  if (rooms.length === 0) return "";
+  let sum = 0;
+  for (const { amounts } of rooms) sum += amounts.get(kind) ?? 0;
+  const names = rooms.slice(0, KEPT_NAMES_MAX).map(slotName);
+  if (rooms.length > names.length) names.push("others");
+  return `, ${amount(kind, sum)} kept for ${names.join(", ")}`;
+}
+
+function slotName({ serviceName, slot }: KeptRoom): string {
+  return `slot ${slot} of ${serviceName}`;
+}
+
 function holderOf({ view, info, task }: Situation, port: string): string {
+  const room = [...info.kept.values()].find(({ hostPorts }) => hostPorts.includes(port));
+  if (room) return slotName(room);
   const holder = view
     .tasksByNode(info.node.id)
     .find(

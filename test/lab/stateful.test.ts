@@ -73,6 +73,13 @@ async function inSlot(slot: number, ...command: string[]): Promise<string> {
   return (await hostOf(task)).engine("exec", containerOf(task), ...command);
 }
 
+/** What `shoal slots` says to what it does not do. */
+async function refusalOf(...args: string[]): Promise<string> {
+  const { code, stderr } = await lab.host(1).tryRun(["shoal", "slots", ...args]);
+  expect(code).toBe(1);
+  return stderr;
+}
+
 const nodeIs = (name: string, state: string) =>
   waitFor(
     `${name} to be ${state}`,
@@ -200,6 +207,10 @@ describeLab("stateful services", { hosts: 3, agents: true }, (made) => {
       `slot ${Slot} lives on node h2, which is drained: activate it, or give the slot another home (`,
     );
     expect((await wantedTasks()).size).toBe(3);
+    const other = String((Slot % 3) + 1);
+    expect(await refusalOf("move", "db", other, "--node", "h2")).toContain(
+      "cannot move to h2: its availability is drain",
+    );
     await docker("node", "update", "--availability", "active", "h2");
     expect(await placesOf(3)).toEqual(homes);
     expect(await inSlot(Slot, "cat", "/data/identity")).toBe(`${Slot} on h2`);
@@ -216,5 +227,48 @@ describeLab("stateful services", { hosts: 3, agents: true }, (made) => {
     expect(await inSlot(slot, "hostname")).toBe(`db-${slot}`);
     // A volume of its own: data is not moved.
     expect(await inSlot(slot, "cat", "/data/identity")).toBe(`${slot} on h1`);
+  }, 40_000);
+
+  test("a slot that is scaled away is forgotten when its user says so", async () => {
+    expect(await refusalOf("forget", "db", "3")).toContain("it is wanted");
+    await docker("service", "scale", "--detach", "db=2");
+    await waitFor("slot 3 to be gone", async () => {
+      await lab.host(1).run(["shoal", "slots", "forget", "db", "3"]);
+      return true;
+    });
+    expect(await lab.host(1).run(["shoal", "slots", "ls", "db"])).not.toContain("db-3");
+  }, 30_000);
+
+  test("a slot's room is nobody else's while it waits, and it does not move to where there is none", async () => {
+    const options =
+      "--detach --no-resolve-image --stop-grace-period 100ms --publish mode=host,published=9999,target=9999";
+    const create = (...args: string[]) =>
+      docker("service", "create", ...options.split(" "), ...args, "lab:latest", "sleep", "600");
+    const line = async (name: string) => {
+      const format = "{{.Node}}|{{.CurrentState}}|{{.Error}}";
+      const lines = await docker("service", "ps", "--no-trunc", "--format", format, name);
+      const [node = "", state = "", error = ""] = lines.split("\n")[0]?.split("|") ?? [];
+      return { node, isRunning: state.startsWith("Running"), error };
+    };
+    const runs = (name: string) =>
+      waitFor(`${name} to run`, async () => {
+        const { node, isRunning } = await line(name);
+        return isRunning && node;
+      });
+    await create("--name", "solo", "--label", "shoal.stateful=true");
+    const home = await runs("solo");
+    await create("--name", "rival");
+    expect(await refusalOf("move", "solo", "1", "--node", await runs("rival"))).toContain(
+      "port 9999/tcp of the host is rival.1.",
+    );
+    const update = (...args: string[]) => docker("service", "update", "--detach", ...args);
+    await update("--constraint-add", "node.labels.none==1", "solo");
+    await waitFor("solo to wait", async () => (await line("solo")).error.includes("lives on"));
+    await update("--constraint-add", `node.hostname==${home}`, "rival");
+    const why = () => lab.host(1).run(["shoal", "why", "rival"]);
+    const reason = "port 9999/tcp of the host is slot 1 of solo's";
+    await waitFor("rival to wait for the slot", async () => (await why()).includes(reason));
+    await update("--constraint-rm", "node.labels.none==1", "solo");
+    expect(await runs("solo")).toBe(home);
   }, 40_000);
 });

@@ -57,7 +57,7 @@ describe("an address that a service has asked for", () => {
       networks: [{ networkId: "net", address: "10.0.1.5", aliases: [] }],
     });
     expect(allocate([a], [held, isNew(a, "next")])["next"]).toBe(
-      'address 10.0.1.5 of network "net" is task a.1.held (on a node that is down; docker node rm gives it up)\'s; wait until it is free, or ask for another',
+      'address 10.0.1.5 of network "net" belongs to task a.1.held (on a node that is down; docker node rm gives it up); wait until it is free, or ask for another',
     );
     const dead = { ...held, status: { ...held.status, state: "failed" as const } };
     expect(allocate([a], [dead, isNew(a, "next")])["next"]).toBe("10.0.1.5");
@@ -94,6 +94,16 @@ describe("checkFixedAddresses()", () => {
 
   test("refuses what another service has asked for", () => {
     const text = check({ "": "10.0.1.5" }, [asking("b", { net: "10.0.1.5" })]);
-    expect(text).toContain("it is service b's");
+    expect(text).toContain("it belongs to service b");
+  });
+
+  test("refuses what a slot of a stateful service keeps, with or without a task", () => {
+    const db = {
+      ...aService("db", { replicas: 1 }),
+      slots: { 3: { addresses: { net: "10.0.1.5" } } },
+    };
+    const text = check({ "": "10.0.1.5" }, [db]);
+    expect(text).toContain("it belongs to slot 3 of the stateful service db; choose another");
+    expect(check({ "": "10.0.1.6" }, [db])).toBe("fine");
   });
 });

@@ -91,6 +91,6 @@ describe("the address of a stateful slot", () => {
     const asking = aService("asking", { networks: ["net"], mode: "dnsrr" });
     asking.spec.TaskTemplate.ContainerSpec.EngineOptions = { Addresses: { "": "10.0.1.4" } };
     const wish = aTask(asking, { id: "new", state: "new" });
-    expect(allocate([db(), asking], [holding(db()), wish])).toContain("is task db.1.old's");
+    expect(allocate([db(), asking], [holding(db()), wish])).toContain("belongs to task db.1.old;");
   });
 });

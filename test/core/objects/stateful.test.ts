@@ -1,10 +1,12 @@
 import { describe, expect, test } from "bun:test";
 import type { ServiceSpec } from "../../../core/objects/service.ts";
 import {
+  forgetSlot,
   isOrdered,
   isStateful,
   moveSlot,
   replaceAfterMs,
+  rollbackProblem,
   slotNameOf,
   slotNameProblem,
   statefulProblem,
@@ -94,6 +96,24 @@ describe("slotNameOf()", () => {
     expect(slotNameOf({ ...task, serviceLabels: on })).toBe("db-2");
     expect(slotNameOf({ ...task, serviceLabels: on, slot: 0 })).toBeUndefined();
   });
+});
+
+describe("rollbackProblem()", () => {
+  const service = { ...aService("db", { replicas: 2, labels: on }), slots: { 1: {}, 2: {} } };
+  test("is the homes that a spec without the label would forget", () => {
+    expect(rollbackProblem(service, spec({}))).toBe(
+      "service db was not stateful before: a rollback would forget the homes of its slots (1, 2); update what shall be as it was by its own flags, or take the label away if that is meant (docker service update --label-rm shoal.stateful db)",
+    );
+    expect(rollbackProblem(service, spec(on))).toBeUndefined();
+    expect(rollbackProblem({ ...service, slots: {} }, spec({}))).toBeUndefined();
+    expect(rollbackProblem({ ...service, spec: spec({}) }, spec({}))).toBeUndefined();
+  });
+});
+
+test("forgetSlot() leaves the other slots", () => {
+  const service = { ...aService("db", { replicas: 1 }), slots: { 1: { nodeId: "n1" }, 2: {} } };
+  expect(forgetSlot(service, 2)).toEqual({ 1: { nodeId: "n1" } });
+  expect(forgetSlot(aService("db"), 2)).toEqual({});
 });
 
 describe("moveSlot()", () => {

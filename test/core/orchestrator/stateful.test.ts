@@ -1,10 +1,11 @@
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
-import { moveSlot } from "../../../core/objects/stateful.ts";
+import { forgetSlot, moveSlot } from "../../../core/objects/stateful.ts";
 import { isTaskDead, type Task, taskStateAtLeast } from "../../../core/objects/task.ts";
 import { isWanted } from "../../../core/orchestrator/slot.ts";
-import { homeOf } from "../../../core/orchestrator/stateful.ts";
+import { homeOf, wantedSlots } from "../../../core/orchestrator/stateful.ts";
 import { PLANNERS } from "../../../core/planners.ts";
+import { moveVerdicts } from "../../../core/scheduler/why.ts";
 import type { ClusterView } from "../../../core/store/view.ts";
 import {
   type AgentModel,
@@ -349,6 +350,142 @@ test("a service that is stateful no longer forgets its homes; one that becomes i
   expect(cluster.view.service("db")?.slots).toBeUndefined();
 });
 
+describe("addresses of networks that the service has left", () => {
+  const old = aNetwork("old", { subnet: "10.0.2.0/26", gateway: "10.0.2.1" });
+  /** On both networks, slot 3 scaled away. */
+  function scaledDown() {
+    const cluster = aState({
+      nodes: ["n1", "n2", "n3"].map((id) => aNode({ id })),
+      networks: [structuredClone(network), structuredClone(old)],
+      services: [aService("db", { replicas: 3, networks: ["net", "old"], labels: LABELS })],
+    });
+    let nowMs = runToQuiet(cluster, { planners });
+    scale(cluster, 2, nowMs);
+    nowMs = runToQuiet(cluster, { planners, nowMs });
+    return { cluster, nowMs };
+  }
+  const leave = (cluster: TestCluster, image: string, nowMs: number) =>
+    updateSpec(
+      cluster,
+      "db",
+      (spec) => {
+        spec.TaskTemplate.Networks = [{ Target: "net" }];
+        spec.UpdateConfig = { FailureAction: "rollback" };
+        return setImage(spec, image);
+      },
+      nowMs,
+    );
+  const networksIn = ({ view }: TestCluster, slot: number) =>
+    Object.keys(view.service("db")?.slots?.[slot]?.addresses ?? {}).sort();
+
+  test("are released once no task has them, also of slots without a task", () => {
+    const { cluster, nowMs } = scaledDown();
+    expect(networksIn(cluster, 3)).toEqual(["net", "old"]);
+    leave(cluster, "busybox:2", nowMs);
+    runToQuiet(cluster, { planners, nowMs });
+    expect([1, 2, 3].map((slot) => networksIn(cluster, slot))).toEqual([["net"], ["net"], ["net"]]);
+  });
+
+  test("are there again when the update that left them is rolled back", () => {
+    const { cluster, nowMs } = scaledDown();
+    const before = cluster.view.service("db")?.slots;
+    leave(cluster, "busybox:bad", nowMs);
+    const agent = anAgent((task) =>
+      task.spec.ContainerSpec.Image === "busybox:bad" ? "failed" : undefined,
+    );
+    runToQuiet(cluster, { planners, nowMs, agent });
+    expect(cluster.view.service("db")?.updateStatus?.state).toBe("rollback_completed");
+    expect(cluster.view.service("db")?.slots).toEqual(before ?? {});
+    const addresses = runningTasks(cluster.view, "db").map(({ slot, networks = [] }) => [
+      slot,
+      Object.fromEntries(networks.map((leg) => [leg.networkId, leg.address ?? ""])),
+    ]);
+    expect(Object.fromEntries(addresses)).toEqual({
+      1: before?.[1]?.addresses,
+      2: before?.[2]?.addresses,
+    });
+  });
+});
+
+describe("an update that takes the label away", () => {
+  const unlabel = (
+    cluster: TestCluster,
+    image: string,
+    nowMs: number,
+    FailureAction: "rollback" | "pause" = "rollback",
+  ) =>
+    updateSpec(
+      cluster,
+      "db",
+      (spec) => {
+        const update = { FailureAction, Order: "start-first" as const };
+        return setImage({ ...spec, Labels: {}, UpdateConfig: update }, image);
+      },
+      nowMs,
+    );
+
+  test("and fails has its homes and addresses again after the rollback, and nobody has them meanwhile", () => {
+    const { cluster, nowMs } = started({}, ["n1", "n2", "n3", "n4"]);
+    const before = places(cluster.view);
+    const slots = cluster.view.service("db")?.slots;
+    unlabel(cluster, "busybox:bad", nowMs);
+    const agent = anAgent((task) =>
+      task.spec.ContainerSpec.Image === "busybox:bad" ? "failed" : undefined,
+    );
+    const other = aService("other", { replicas: 5, networks: ["net"] });
+    cluster.apply([{ type: "create", table: "service", object: other }], nowMs);
+    runToQuiet(cluster, { planners, nowMs, agent });
+    expect(cluster.view.service("db")?.updateStatus?.state).toBe("rollback_completed");
+    expect(places(cluster.view)).toEqual(before);
+    expect(cluster.view.service("db")?.slots).toEqual(slots ?? {});
+  });
+
+  test("and is paused keeps them for a rollback by hand", () => {
+    const { cluster, nowMs } = started({}, ["n1", "n2", "n3", "n4"]);
+    const before = places(cluster.view);
+    const spec = cluster.view.service("db")?.spec ?? expect.unreachable();
+    unlabel(cluster, "busybox:bad", nowMs, "pause");
+    const agent = anAgent((task) =>
+      task.spec.ContainerSpec.Image === "busybox:bad" ? "failed" : undefined,
+    );
+    const at = runToQuiet(cluster, { planners, nowMs, agent, untilMs: nowMs + 60_000 });
+    expect(cluster.view.service("db")?.updateStatus?.state).toBe("paused");
+    expect(cluster.view.service("db")?.slots).toBeDefined();
+    const updateStatus = { state: "rollback_started" as const, startedAtMs: at, message: "" };
+    set(cluster, "service", "db", { spec, updateStatus }, at);
+    runToQuiet(cluster, { planners, nowMs: at, agent });
+    expect(places(cluster.view)).toEqual(before);
+  });
+
+  test("forgets the homes when it has ended well", () => {
+    const { cluster, nowMs } = started();
+    unlabel(cluster, "busybox:2", nowMs);
+    const states = new Set<string>();
+    runToQuiet(cluster, {
+      planners,
+      nowMs,
+      onRound: (view) => {
+        const { slots, updateStatus } = view.service("db") ?? {};
+        if (updateStatus) states.add(`${updateStatus.state} ${slots !== undefined}`);
+      },
+    });
+    expect([...states]).toContain("updating true");
+    expect(cluster.view.service("db")?.updateStatus?.state).toBe("completed");
+    expect(cluster.view.service("db")?.slots).toBeUndefined();
+  });
+});
+
+test("wantedSlots() are those that the planner keeps and makes", () => {
+  const db = aService("db", { replicas: 3, labels: LABELS });
+  const inSlots = (...slots: number[]) => slots.map((one) => aTask(db, { slot: one }));
+  const numbers = (tasks: Task[]) => [...wantedSlots(db, tasks)].sort((a, b) => a - b);
+  expect(numbers([])).toEqual([1, 2, 3]);
+  expect(numbers(inSlots(2, 3, 4, 5))).toEqual([2, 3, 4]);
+  expect(numbers(inSlots(4))).toEqual([1, 2, 4]);
+  const leaving = inSlots(4).map((task) => ({ ...task, desiredState: "remove" as const }));
+  expect(numbers([...inSlots(1), ...leaving])).toEqual([1, 2, 3]);
+});
+
 const NODES = ["n1", "n2", "n3", "n4"];
 const nodeId = fc.constantFrom(...NODES);
 const slot = fc.integer({ min: 1, max: 4 });
@@ -363,6 +500,7 @@ const eventArbitrary = fc.oneof(
   fc.record({ type: fc.constant("image" as const), image: fc.integer({ min: 1, max: 3 }) }),
   fc.record({ type: fc.constant("kill" as const), slot }),
   fc.record({ type: fc.constant("move" as const), slot, nodeId: fc.option(nodeId) }),
+  fc.record({ type: fc.constant("forget" as const), slot }),
   fc.record({ type: fc.constant("remove-node" as const), nodeId: fc.constant("n4") }),
   fc.record({ type: fc.constant("wait" as const), seconds: fc.integer({ min: 1, max: 200_000 }) }),
 );
@@ -475,6 +613,70 @@ test("random histories: one task a slot, at its home, with its address, and all 
   );
 }, 60_000);
 
+const CPUS = 4;
+test("random histories on nodes that others fill: room is never given twice, and no slot loses its own", () => {
+  const events = eventArbitrary.filter(({ type }) => type !== "scale" && type !== "remove-node");
+  fc.assert(
+    fc.property(
+      fc.record({
+        seed: fc.integer({ min: 1, max: 1_000_000 }),
+        stopMs: fc.constantFrom(0, 300),
+        events: fc.array(events, { maxLength: 14 }),
+      }),
+      ({ seed, stopMs, events: all }) => {
+        const cluster = aState({
+          seed,
+          nodes: NODES.map((id) => aNode({ id, cpus: CPUS })),
+          services: [
+            aService("db", { replicas: 3, labels: LABELS, reserve: { cpus: 2 } }),
+            aService("other", { replicas: 2, reserve: { cpus: 1 } }),
+          ],
+        });
+        const onRound = (view: ClusterView) => {
+          for (const { id } of view.nodes()) {
+            let reserved = 0;
+            for (const { spec, status } of view.tasksByNode(id)) {
+              const { state } = status;
+              if (!taskStateAtLeast(state, "assigned") || isTaskDead(state)) continue;
+              reserved += (spec.Resources?.Reservations?.NanoCPUs ?? 0) / 1e9;
+            }
+            expect(reserved).toBeLessThanOrEqual(CPUS);
+          }
+        };
+        const agent = stoppingIn(stopMs);
+        // As the leader does; between death and placement are rounds then.
+        const options = { planners, agent, isTogether: true, roundMs: 100, onRound };
+        let nowMs = runToQuiet(cluster, options);
+        updateSpec(cluster, "other", (spec) => scaleTo(spec, 20), nowMs);
+        nowMs = runToQuiet(cluster, { ...options, nowMs });
+        for (const event of all) {
+          // As the API does.
+          const service = cluster.view.service("db") ?? expect.unreachable();
+          const isRefused =
+            event.type === "move" &&
+            !moveVerdicts(cluster.view, service, event.slot, nowMs).some(
+              ({ nodeId: id, reasons }) => id === event.nodeId && reasons.length === 0,
+            );
+          if (!isRefused) play(cluster, event, nowMs);
+          const untilMs = nowMs + (event.type === "wait" ? event.seconds * 1_000 : 250);
+          nowMs = Math.max(untilMs, runToQuiet(cluster, { ...options, nowMs, untilMs }));
+        }
+        for (const { id } of cluster.view.nodes()) {
+          setNodeState(cluster, id, "ready", nowMs);
+          setAvailability(cluster, id, "active", nowMs);
+        }
+        runToQuiet(cluster, { ...options, nowMs });
+        const slots = cluster.view.service("db")?.slots;
+        const running = runningTasks(cluster.view, "db");
+        expect(new Set(running.map((task) => task.slot))).toEqual(new Set([1, 2, 3]));
+        expect(running.length).toBe(3);
+        for (const task of running) expect(task.nodeId).toBe(slots?.[task.slot]?.nodeId ?? "none");
+      },
+    ),
+    { numRuns: 150 },
+  );
+}, 60_000);
+
 function play(cluster: TestCluster, event: SlotEvent, nowMs: number): void {
   const { view } = cluster;
   switch (event.type) {
@@ -499,6 +701,14 @@ function play(cluster: TestCluster, event: SlotEvent, nowMs: number): void {
       if (!service || (event.nodeId !== null && !view.node(event.nodeId))) return;
       const slots = moveSlot(service, event.slot, event.nodeId ?? undefined);
       return set(cluster, "service", "db", { slots }, nowMs);
+    }
+    case "forget": {
+      // As the API does.
+      const service = view.service("db") ?? expect.unreachable();
+      const tasks = view.tasksByService("db");
+      const isWantedSlot = wantedSlots(service, tasks).has(event.slot);
+      if (isWantedSlot || tasks.some((one) => one.slot === event.slot)) return;
+      return set(cluster, "service", "db", { slots: forgetSlot(service, event.slot) }, nowMs);
     }
     case "remove-node":
       if (!view.node(event.nodeId)) return;
