@@ -10,7 +10,6 @@ import type { NodeDescription, NodeObject } from "../../core/objects/node.ts";
 import type { ObjectMeta } from "../../core/objects/object-meta.ts";
 import type { Secret, SecretSpec } from "../../core/objects/secret.ts";
 import {
-  completionsOf,
   type EndpointSpec,
   isJob,
   type PortConfig,

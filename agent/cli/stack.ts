@@ -222,7 +222,7 @@ async function untilSettled(name: string, flags: WaitFlags): Promise<void> {
     if (state === "running" || state === "completed") return;
     const open = stack.Services.filter((one) => !["running", "completed"].includes(one.State));
     const tell = open.map((one) => `  ${progressOf(one)}`).join("\n");
-    if (state === "paused" || state === "rolled-back" || state === "missing") {
+    if (["failed", "paused", "rolled-back", "missing"].includes(state)) {
       throw new ClusterError(
         "failed-precondition",
         `Stack ${name} is not as it was to be:\n${tell}\nshoal why <service> tells more; shoal stack rollback ${name} goes back`,

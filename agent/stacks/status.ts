@@ -4,13 +4,19 @@ import { isJob, type Service } from "../../core/objects/service.ts";
 import { STACK_LABEL, type Stack } from "../../core/objects/stack.ts";
 import type { Task } from "../../core/objects/task.ts";
 import { diedByItself } from "../../core/orchestrator/restart.ts";
-import { hasCompleted, serviceStatus } from "../../core/orchestrator/service-status.ts";
+import {
+  failedForGood,
+  hasCompleted,
+  serviceStatus,
+} from "../../core/orchestrator/service-status.ts";
 import { compareTasks, isWanted } from "../../core/orchestrator/slot.ts";
+import { UPDATE_IN_PROGRESS } from "../../core/orchestrator/update.ts";
 import { isTaskDirty } from "../../core/orchestrator/task-dirty.ts";
 import type { ClusterView } from "../../core/store/view.ts";
 
 /**
- * `missing`: removed by somebody else. `rolled-back`, `paused`: by the update's rules, for `reason`.
+ * `missing`: removed by somebody else. `rolled-back`, `paused`: by the update's rules, for `reason`. `failed`:
+ * a job has, and its restart policy forbids another try.
  * `starting`: too few run; `reason` is the newest error, if any. `completed`: a job has.
  */
 export const STACK_STATES = [
@@ -18,6 +24,7 @@ export const STACK_STATES = [
   "completed",
   "updating",
   "starting",
+  "failed",
   "rolled-back",
   "paused",
   "missing",
@@ -68,9 +75,10 @@ function statusOf(view: ClusterView, service: Service): StackServiceStatus {
   const reason = newestError(view, service);
   const withReason = reason === undefined ? {} : { reason };
   if (isJob(service.spec)) {
-    return hasCompleted(service, view)
-      ? { ...told, state: "completed" }
-      : { ...told, state: "starting", ...withReason };
+    if (hasCompleted(service, view)) return { ...told, state: "completed" };
+    const failed = failedForGood(service, view);
+    if (!failed) return { ...told, state: "starting", ...withReason };
+    return { ...told, state: "failed", reason: failed.status.err ?? failed.status.message };
   }
   const updateState = updateStatus?.state;
   switch (updateState) {
@@ -85,7 +93,13 @@ function statusOf(view: ClusterView, service: Service): StackServiceStatus {
         reason: `${updateStatus?.message}${lastWords(tasks)}`,
       };
     case "updating":
-      return { ...told, state: "updating", ...withReason };
+      return {
+        ...told,
+        state: "updating",
+        ...(updateStatus?.message === UPDATE_IN_PROGRESS
+          ? withReason
+          : { reason: `${updateStatus?.message}` }),
+      };
     case "completed":
     case undefined:
       break;

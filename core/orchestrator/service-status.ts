@@ -2,7 +2,7 @@
 import { completionsOf, isJob, type Service } from "../objects/service.ts";
 import type { Task } from "../objects/task.ts";
 import type { ClusterView } from "../store/view.ts";
-import { diedByItself } from "./restart.ts";
+import { diedByItself, mayRestart } from "./restart.ts";
 import { isWanted, slotsOf } from "./slot.ts";
 
 export type ServiceStatus = { RunningTasks: number; DesiredTasks: number; CompletedTasks: number };
@@ -33,7 +33,7 @@ export function serviceStatus(service: Service, view: ClusterView): ServiceStatu
  * the completed ones itself; failed ones that are not tried again are among them.
  */
 function jobStatus(service: Service, tasks: readonly Task[]): ServiceStatus {
-  const run = tasks.filter((task) => task.jobIteration === service.jobStatus?.iteration);
+  const run = lastRun(service, tasks);
   const status = { RunningTasks: 0, DesiredTasks: 0, CompletedTasks: 0 };
   for (const slot of slotsOf(run)) {
     const wanted = slot.tasks.filter(isWanted);
@@ -49,12 +49,26 @@ function jobStatus(service: Service, tasks: readonly Task[]): ServiceStatus {
 
 /** True for a job of whose last run every slot has completed. */
 export function hasCompleted(service: Service, view: ClusterView): boolean {
-  const iteration = service.jobStatus?.iteration;
   const tasks = view.tasksByService(service.id);
   // A global job that nobody has looked at yet has nothing to complete.
-  if (!isJob(service.spec) || !tasks.some((task) => task.jobIteration === iteration)) return false;
+  if (!isJob(service.spec) || lastRun(service, tasks).length === 0) return false;
   const { DesiredTasks, CompletedTasks } = jobStatus(service, tasks);
   return (
     CompletedTasks >= (completionsOf(service.spec)?.totalCount ?? DesiredTasks + CompletedTasks)
   );
+}
+
+/** The task by which a job's last run can complete no more: its restart policy forbids another in its slot. */
+export function failedForGood(job: Service, view: ClusterView): Task | undefined {
+  const policy = job.spec.TaskTemplate.RestartPolicy;
+  for (const { tasks } of slotsOf(lastRun(job, view.tasksByService(job.id)))) {
+    const last = tasks.at(-1);
+    const isOpen = tasks.some((task) => isWanted(task) || task.status.state === "complete");
+    if (!isOpen && last && diedByItself(last) && !mayRestart(policy, last, tasks)) return last;
+  }
+  return undefined;
+}
+
+function lastRun(job: Service, tasks: readonly Task[]): Task[] {
+  return tasks.filter((task) => task.jobIteration === job.jobStatus?.iteration);
 }

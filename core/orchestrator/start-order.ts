@@ -15,9 +15,8 @@ import { isJob, type Service } from "../objects/service.ts";
 import { type Dependency, dependenciesOf, misfitOf } from "../objects/start-order.ts";
 import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../objects/task.ts";
 import type { ClusterView } from "../store/view.ts";
-import { diedByItself, mayRestart } from "./restart.ts";
-import { hasCompleted, serviceStatus } from "./service-status.ts";
-import { isWanted, slotsOf } from "./slot.ts";
+import { failedForGood, hasCompleted, serviceStatus } from "./service-status.ts";
+import { isWanted } from "./slot.ts";
 import { isTaskDirty } from "./task-dirty.ts";
 
 /** Why a service waits, for its user. */
@@ -88,21 +87,13 @@ function lackOf(
 function jobLack(view: ClusterView, job: Service): Lack | undefined {
   if (hasCompleted(job, view)) return undefined;
   const { Name: name } = job.spec;
-  const run = view
-    .tasksByService(job.id)
-    .filter((task) => task.jobIteration === job.jobStatus?.iteration);
-  const policy = job.spec.TaskTemplate.RestartPolicy;
-  for (const slot of slotsOf(run)) {
-    const last = slot.tasks.at(-1);
-    const isOpen = slot.tasks.some((task) => isWanted(task) || task.status.state === "complete");
-    if (isOpen || !last || !diedByItself(last) || mayRestart(policy, last, slot.tasks)) continue;
-    const why = `${taskName(last)} has failed: ${last.status.err ?? last.status.message}`;
-    return {
-      message: `waits for ${name} to complete, and ${why}: mend it, and run it again (docker service update --force ${name})`,
-      isHopeless: true,
-    };
-  }
-  return { message: `waits for ${name} to complete` };
+  const failed = failedForGood(job, view);
+  if (!failed) return { message: `waits for ${name} to complete` };
+  const why = `${taskName(failed)} has failed: ${failed.status.err ?? failed.status.message}`;
+  return {
+    message: `waits for ${name} to complete, and ${why}: mend it, and run it again (docker service update --force ${name})`,
+    isHopeless: true,
+  };
 }
 
 function hasStarted(task: Task): boolean {

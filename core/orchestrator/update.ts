@@ -92,7 +92,8 @@ export function planUpdate(
   }
 }
 
-const IN_PROGRESS = "update in progress";
+/** The message of an update that waits for nothing but its own tasks. */
+export const UPDATE_IN_PROGRESS = "update in progress";
 
 /**
  * Holds an update while the service waits for others; what has not been placed may be replaced at once. One
@@ -105,7 +106,7 @@ function planWait(draft: PlanDraft, service: Service, config: Settings): boolean
   const isHeld = wait !== undefined && !wait.isFirst;
   if (isHeld && wait.isHopeless) giveUp(draft, service, config, `since it ${wait.message}`);
   else {
-    const message = isHeld ? `update ${wait.message}` : IN_PROGRESS;
+    const message = isHeld ? `update ${wait.message}` : UPDATE_IN_PROGRESS;
     if (told !== message) setStatus(draft, service, "updating", message);
   }
   return isHeld;

@@ -107,8 +107,10 @@ describeLab("start order", { hosts: 1, agents: true }, (made) => {
     const before = await containers("web");
     const { code, stderr } = await deploy("three", "--timeout", "60");
     expect(code).not.toBe(0);
-    expect(stderr).toMatch(
-      /shop_web {2}paused.*update paused since it waits for shop_migrate to complete, and shop_migrate\.0\.\w+ has failed: .*non-zero exit/,
+    expect(stderr).toMatch(/shop_migrate {2}failed .*: task: non-zero exit/);
+    await waitFor("web to be paused", async () => (await update("web", "State")) === "paused");
+    expect(await update("web", "Message")).toMatch(
+      /^update paused since it waits for shop_migrate to complete, and shop_migrate\.0\.\w+ has failed: .*non-zero exit/,
     );
     expect(await containers("web")).toEqual(before);
     close("fail");

@@ -452,6 +452,8 @@ describe("POST /services/{id}/update", () => {
       [{ "shoal.publishes": "local" }, "did you mean shoal.publish?"],
       [{ "shoal.stateful": "yes" }, '"yes" is not known: use true'],
       [{ "shoal.statefull": "true" }, "did you mean shoal.stateful?"],
+      [{ "shoal.depends-on": "db:soon" }, 'label shoal.depends-on: "soon" is no condition: use'],
+      [{ "shoal.depend-on": "db" }, "did you mean shoal.depends-on?"],
     ] as const;
     for (const [label, why] of labels) {
       expect((await create({ Labels: label })).body).toEqual({
@@ -462,6 +464,20 @@ describe("POST /services/{id}/update", () => {
     const named = { Name: "kept", Labels: { "shoal.stateful": "true" } };
     expect((await create(named)).body).toEqual({
       message: expect.stringContaining("a slot would have the name of service kept-2"),
+    });
+    const first = await lab.createService({
+      Name: "first",
+      Labels: { "shoal.depends-on": "second" },
+    });
+    const second = { Name: "second", Labels: { "shoal.depends-on": "first:healthy" } };
+    expect((await create(second)).body).toEqual({
+      message: expect.stringContaining("second waits for first waits for second, so that none"),
+    });
+    // Nor by a rollback to what was good when it was set.
+    await update(first, { Name: "first" });
+    await create(second);
+    expect((await update(first, {}, "&rollback=previous")).body).toEqual({
+      message: expect.stringContaining("first waits for second waits for first"),
     });
     const GenericResources = [{ NamedResourceSpec: { Kind: "gpu", Value: "a" } }];
     const template = { Resources: { Reservations: { GenericResources } } };

@@ -64,6 +64,24 @@ test("a stateful service's report tells for which slot the next one waits", () =
   ]);
 });
 
+test("a service that waits for another one says so, and looks for no node", () => {
+  const web = aService("web", { replicas: 1, labels: { "shoal.depends-on": "db:healthy" } });
+  const db = aService("db", { replicas: 2 });
+  const tasks = [
+    aTask(web, { state: "pending", err: "of before" }),
+    aTask(db, { slot: 1, nodeId: "n1" }),
+    aTask(db, { slot: 2, nodeId: "n1", state: "starting" }),
+  ];
+  const { view } = aState({ nodes, services: [web, db], tasks });
+  expect(whyReport(view, "web", START_MS).pending).toEqual([
+    {
+      tasks: ["web.1.web-1"],
+      reason: "waits for db to be healthy: 1 of 2 tasks run",
+      nodes: [],
+    },
+  ]);
+});
+
 test("a task's report is of its slot, and names what has its place now", () => {
   const found = report("web.2.old");
   expect(found).toMatchObject({ kind: "task", id: "old", name: "web.2.old" });
