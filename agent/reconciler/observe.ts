@@ -3,8 +3,9 @@
  * only what an event or an own step touched is inspected, for a list of all costs the engine more the
  * more containers it has. Events never say what to do, only what to look at.
  *
- * A container is ours only when its label names our cluster and its name is the task's: an image that
- * somebody committed from a task's container has our labels too, and what runs from it must not be touched.
+ * A container is ours when its label names our cluster and its name is the task's: an image that somebody
+ * committed from a task's container has our labels too, and what runs from it must not be touched. One
+ * that is known stays ours, whatever name somebody gives it.
  */
 import type { UnixMs } from "../../core/ids.ts";
 import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
@@ -36,7 +37,11 @@ export type Observer = {
   markAllStale(): void;
 };
 
-export function createObserver(docker: Docker): Observer {
+/** `isKnown`: the container was the task's when it was reported last. */
+export function createObserver(
+  docker: Docker,
+  isKnown: (taskId: string, containerId: string) => boolean,
+): Observer {
   /** By container id. */
   const seen = new Map<string, ObservedContainer>();
   let networks = new Map<string, ObservedNetwork>();
@@ -53,7 +58,7 @@ export function createObserver(docker: Docker): Observer {
       details &&
       taskId &&
       labels[CLUSTER_ID_LABEL] === clusterId &&
-      labels[TASK_NAME_LABEL] === name;
+      (labels[TASK_NAME_LABEL] === name || seen.has(details.Id) || isKnown(taskId, details.Id));
     if (isOurs) seen.set(details.Id, observedContainer(details, taskId));
     else if (details) seen.delete(details.Id);
     else {

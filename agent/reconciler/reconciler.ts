@@ -81,7 +81,10 @@ const REPORT_ROUNDS_MAX = 10;
 /** Starts from the journal at once, before any manager or even the engine is reached. */
 export function startReconciler(ports: ReconcilerPorts): Reconciler {
   const { docker, journal } = ports;
-  const observer = createObserver(docker);
+  const observer = createObserver(
+    docker,
+    (taskId, containerId) => records.get(taskId)?.status.container?.id === containerId,
+  );
   const items = new Map(journal.assignments().map((item) => [item.key, item]));
   let wanted = wantedOf(items);
   let attachedNetworkIds = attachedNetworks(items, wanted.settings?.nodeId);

@@ -295,6 +295,19 @@ describe.skipIf(reason !== undefined)("reconciler", () => {
     engine.docker("rm", "copy", "other");
   });
 
+  test("a container that somebody renamed is still the task's", async () => {
+    node.assign([items.task(aTask("renamed"))]);
+    const { container } = await node.untilState("renamed", "running");
+    engine.docker("rename", container?.id ?? "", "anything");
+    await node.reconciler.stop();
+    node = startNode(engine, node.sent);
+    node.reconciler.reportAll();
+    await until("it is told again", WAIT_MS, () => node.sent.get("renamed")?.state === "running");
+    expect(engine.docker("ps", "-a", "--format", "{{.Names}}")).toBe("anything");
+    node.assign([], { isComplete: true });
+    await until("it is gone", WAIT_MS, () => engine.docker("ps", "-aq") === "");
+  });
+
   test("the worker thread answers its protocol", async () => {
     const worker = new Worker(new URL("../../../agent/reconciler-worker.ts", import.meta.url));
     const client = workerClient<ReconcilerInput, ReconcilerAnswer, ReconcilerOutput>(
