@@ -6,6 +6,7 @@ import { planGlobal } from "./orchestrator/global.ts";
 import { planJobs } from "./orchestrator/jobs.ts";
 import { planReaping } from "./orchestrator/reaper.ts";
 import { planReplicated } from "./orchestrator/replicated.ts";
+import { planScheduledRuns } from "./orchestrator/scheduled-runs.ts";
 import { planStackReaping } from "./orchestrator/stack-reaper.ts";
 import type { Planner } from "./plan.ts";
 import { planSchedule } from "./scheduler/schedule.ts";
@@ -19,6 +20,7 @@ export const PLANNERS: readonly Planner[] = [
   planConstraintEnforcement,
   planReplicated,
   planGlobal,
+  planScheduledRuns,
   planJobs,
   planAllocation,
   planSchedule,

@@ -4,6 +4,7 @@
  */
 import { ClusterError } from "../../core/errors.ts";
 import type { ServiceId, UnixMs } from "../../core/ids.ts";
+import { isScheduled } from "../../core/objects/job-schedule.ts";
 import { isJob, modeOf, type Service, type ServiceSpec } from "../../core/objects/service.ts";
 import type { StoreAction } from "../../core/store/action.ts";
 import { openRegistryAuth, sealRegistryAuth, type Vault } from "../vault.ts";
@@ -24,9 +25,19 @@ export function refuseFixedChanges(current: ServiceSpec, wanted: ServiceSpec): v
   }
 }
 
-/** Any update runs a job again, also one that changes nothing. */
-export function nextRun(service: Service, nowMs: number): Pick<Service, "jobStatus"> {
+/**
+ * Any update to `spec` runs a job again, also one that changes nothing; a job that runs at times only when it is
+ * forced.
+ */
+export function nextRun(
+  service: Service,
+  spec: ServiceSpec,
+  nowMs: number,
+): Pick<Service, "jobStatus"> {
   if (!isJob(service.spec)) return {};
+  const isForced =
+    (spec.TaskTemplate.ForceUpdate ?? 0) !== (service.spec.TaskTemplate.ForceUpdate ?? 0);
+  if (isScheduled(spec) && !isForced) return {};
   const iteration = (service.jobStatus?.iteration ?? 0) + 1;
   return { jobStatus: { iteration, lastExecutionAtMs: nowMs } };
 }
@@ -46,7 +57,7 @@ export function updateAction(
       spec,
       previousSpec: service.spec,
       previousSpecVersion: service.specVersion,
-      ...nextRun(service, nowMs),
+      ...nextRun(service, spec, nowMs),
     },
     unset: ["updateStatus"],
   };

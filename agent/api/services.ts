@@ -3,6 +3,7 @@ import { type Context, Hono } from "hono";
 import { z } from "zod";
 import { ClusterError } from "../../core/errors.ts";
 import { newId } from "../../core/ids.ts";
+import { nextRunAfter, SCHEDULE_LABEL } from "../../core/objects/job-schedule.ts";
 import { isJob, modeOf, type Service, type ServiceSpec } from "../../core/objects/service.ts";
 import { serviceStatus } from "../../core/orchestrator/service-status.ts";
 import type { StoreAction } from "../../core/store/action.ts";
@@ -17,7 +18,7 @@ import {
   matchesPrefix,
   parseFilters,
 } from "./filters.ts";
-import { parseFlag, parseVersion } from "./go-values.ts";
+import { goTime, parseFlag, parseVersion } from "./go-values.ts";
 import { findService } from "./lookup.ts";
 import { splitVersion } from "./paths.ts";
 import { NETWORK_ID_LABEL } from "../../net/mesh/docker-network.ts";
@@ -82,7 +83,14 @@ export function serviceRoutes(context: ApiContext): Hono {
       return named;
     });
     const id = newId(ports.random);
-    await propose(context, [createServiceAction(id, resolved, ports.nowMs())]);
+    const nowMs = ports.nowMs();
+    await propose(context, [createServiceAction(id, resolved, nowMs)]);
+    const firstMs = nextRunAfter(resolved, nowMs);
+    if (firstMs !== undefined) {
+      warnings.push(
+        `${resolved.Name} runs first at ${goTime(firstMs)} (label ${SCHEDULE_LABEL}): a client without --detach waits until then`,
+      );
+    }
     return c.json({ ID: id, ...(warnings.length > 0 ? { Warnings: warnings } : {}) }, 201);
   });
 
@@ -255,7 +263,7 @@ function rollbackAction(
       previousSpec: service.spec,
       previousSpecVersion: service.specVersion,
       ...(isJob(service.spec)
-        ? nextRun(service, nowMs)
+        ? nextRun(service, service.previousSpec, nowMs)
         : {
             updateStatus: {
               state: "rollback_started",

@@ -19,6 +19,7 @@ import {
 import type { ContainerSpec, TaskSpec } from "../../core/objects/task.ts";
 import { drainProblem } from "../../core/dispatcher/withdrawal.ts";
 import { balancingProblem } from "../../core/objects/balancing.ts";
+import { scheduleProblem } from "../../core/objects/job-schedule.ts";
 import { DEPENDS_ON_LABEL, dependencyProblem } from "../../core/objects/start-order.ts";
 import { rollbackProblem, slotNameProblem, statefulProblem } from "../../core/objects/stateful.ts";
 import { progressDeadlineProblem } from "../../core/orchestrator/progress-deadline.ts";
@@ -358,6 +359,7 @@ function validateExtensions(view: ClusterView, spec: ServiceSpec, ownId: string 
     progressDeadlineProblem(spec) ??
     drainProblem(spec.Labels) ??
     balancingProblem(spec) ??
+    scheduleProblem(spec) ??
     statefulProblem(spec) ??
     slotNameProblem(spec, namesBeside(view, ownId));
   if (problem !== undefined) refuse(problem);

@@ -5,10 +5,12 @@
  */
 import { ClusterError } from "../../core/errors.ts";
 import type { UnixMs } from "../../core/ids.ts";
+import { SCHEDULE_LABEL } from "../../core/objects/job-schedule.ts";
 import { completionsOf, isJob, replicasOf, type Service } from "../../core/objects/service.ts";
 import { isOrdered, isStateful, ORDER_LABEL } from "../../core/objects/stateful.ts";
 import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../../core/objects/task.ts";
 import { isWanted } from "../../core/orchestrator/slot.ts";
+import { nextRunAtMs } from "../../core/orchestrator/scheduled-runs.ts";
 import { waitOf } from "../../core/orchestrator/start-order.ts";
 import { imagineTask, type NodeVerdict, verdictsOn } from "../../core/scheduler/why.ts";
 import type { ClusterView } from "../../core/store/view.ts";
@@ -55,7 +57,7 @@ export function whyReport(view: ClusterView, ref: string, nowMs: UnixMs): WhyRep
     id: task?.id ?? service?.id ?? "",
     name: task ? taskName(task) : (service?.spec.Name ?? ""),
     summary: "",
-    notes: notesOf(service, wanted, nowMs),
+    notes: notesOf(view, service, wanted, nowMs),
     pending: [
       ...pendingGroups(view, wanted, nowMs),
       ...(service && !task ? nodesLeftOut(view, service, wanted, nowMs) : []),
@@ -162,7 +164,12 @@ function nodesLeftOut(
   ];
 }
 
-function notesOf(service: Service | undefined, wanted: readonly Task[], nowMs: UnixMs): string[] {
+function notesOf(
+  view: ClusterView,
+  service: Service | undefined,
+  wanted: readonly Task[],
+  nowMs: UnixMs,
+): string[] {
   const notes: string[] = [];
   if (!service) return ["The service is removed; its tasks are being stopped"];
   const update = service.updateStatus;
@@ -171,6 +178,10 @@ function notesOf(service: Service | undefined, wanted: readonly Task[], nowMs: U
   }
   if (replicasOf(service.spec) === 0) {
     notes.push(`0 replicas are wanted: docker service scale ${service.spec.Name}=1`);
+  }
+  const runsAtMs = nextRunAtMs(view, service);
+  if (runsAtMs !== undefined) {
+    notes.push(`It runs next at ${goTime(runsAtMs)}: label ${SCHEDULE_LABEL}`);
   }
   const nextSlot = slotInTurn(service, wanted);
   if (nextSlot !== undefined) {

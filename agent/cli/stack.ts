@@ -205,6 +205,8 @@ function waitSecondsOf({ timeout }: WaitFlags): number {
   );
 }
 
+const SETTLED = ["scheduled", "completed", "running"];
+
 /** @throws {ClusterError} failed-precondition when an update was given up, deadline when it takes too long. */
 async function untilSettled(name: string, flags: WaitFlags): Promise<void> {
   if (flags.detach === true) return;
@@ -219,8 +221,8 @@ async function untilSettled(name: string, flags: WaitFlags): Promise<void> {
       told.set(one.Name, line);
     }
     const { State: state } = stack;
-    if (state === "running" || state === "completed") return;
-    const open = stack.Services.filter((one) => !["running", "completed"].includes(one.State));
+    if (SETTLED.includes(state)) return;
+    const open = stack.Services.filter((one) => !SETTLED.includes(one.State));
     const tell = open.map((one) => `  ${progressOf(one)}`).join("\n");
     if (["failed", "paused", "rolled-back", "missing"].includes(state)) {
       throw new ClusterError(

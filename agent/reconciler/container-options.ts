@@ -26,6 +26,7 @@ import {
   PREFER_LABEL,
   PUBLISH_LABEL,
 } from "../../core/objects/balancing.ts";
+import { SCHEDULE_LABELS } from "../../core/objects/job-schedule.ts";
 import { DEPENDS_ON_LABEL } from "../../core/objects/start-order.ts";
 import { STATEFUL_LABELS } from "../../core/objects/stateful.ts";
 import { PROGRESS_DEADLINE_LABEL } from "../../core/orchestrator/progress-deadline.ts";
@@ -521,6 +522,7 @@ const SERVICE_LABELS: readonly string[] = [
   PUBLISH_LABEL,
   ...STATEFUL_LABELS,
   DEPENDS_ON_LABEL,
+  ...SCHEDULE_LABELS,
 ];
 const isServiceLabel = (label: string) => SERVICE_LABELS.includes(label) || isBalancingLabel(label);
 

@@ -1,5 +1,6 @@
 /** How far a stack is from what it shall be. Pure. */
 import { unreachable } from "../../core/assert.ts";
+import { isScheduled } from "../../core/objects/job-schedule.ts";
 import { isJob, type Service } from "../../core/objects/service.ts";
 import { STACK_LABEL, type Stack } from "../../core/objects/stack.ts";
 import type { Task } from "../../core/objects/task.ts";
@@ -16,12 +17,13 @@ import type { ClusterView } from "../../core/store/view.ts";
 
 /**
  * `missing`: removed by somebody else. `rolled-back`, `paused`: by the update's rules, for `reason`. `failed`:
- * a job has, and its restart policy forbids another try.
+ * a job has, and its restart policy forbids another try. `scheduled`: a job that runs at times, also while it does.
  * `starting`: too few run; `reason` is the newest error, if any. `completed`: a job has.
  */
 export const STACK_STATES = [
-  "running",
+  "scheduled",
   "completed",
+  "running",
   "updating",
   "starting",
   "failed",
@@ -75,6 +77,7 @@ function statusOf(view: ClusterView, service: Service): StackServiceStatus {
   const reason = newestError(view, service);
   const withReason = reason === undefined ? {} : { reason };
   if (isJob(service.spec)) {
+    if (isScheduled(service.spec)) return { ...told, state: "scheduled", ...withReason };
     if (hasCompleted(service, view)) return { ...told, state: "completed" };
     const failed = failedForGood(service, view);
     if (!failed) return { ...told, state: "starting", ...withReason };

@@ -19,9 +19,11 @@
  * new task in it as if it were free); MaxAttempts holds for global jobs as well; a global job runs
  * on nodes that joined after it was created; completed tasks of earlier runs are removed.
  */
+import { isScheduled } from "../objects/job-schedule.ts";
 import { completionsOf, type Service } from "../objects/service.ts";
 import { TASK_STATE_ORDER, type Task } from "../objects/task.ts";
 import type { Planner } from "../plan.ts";
+import type { ClusterView } from "../store/view.ts";
 import { nodeFit } from "./node-fit.ts";
 import { closeDraft, openDraft, type PlanDraft, updateTask, wakeAt } from "./plan-draft.ts";
 import { planSlotRestart } from "./restart.ts";
@@ -40,12 +42,19 @@ import {
 export const planJobs: Planner = (input) => {
   const draft = openDraft(input);
   for (const service of input.view.services()) {
+    if (isBeforeFirstRun(input.view, service)) continue;
     const completions = completionsOf(service.spec);
     if (completions) planReplicatedJob(draft, service, completions);
     else if (service.spec.Mode.GlobalJob) planGlobalJob(draft, service);
   }
   return closeDraft(draft);
 };
+
+/** Of a job that runs at times: being made is no run. */
+function isBeforeFirstRun(view: ClusterView, service: Service): boolean {
+  if (!isScheduled(service.spec) || service.jobStatus?.iteration !== 0) return false;
+  return view.tasksByService(service.id).length === 0;
+}
 
 function planReplicatedJob(
   draft: PlanDraft,

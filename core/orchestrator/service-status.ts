@@ -69,6 +69,7 @@ export function failedForGood(job: Service, view: ClusterView): Task | undefined
   return undefined;
 }
 
-function lastRun(job: Service, tasks: readonly Task[]): Task[] {
+/** Of all tasks of a job those of the run that was begun last. */
+export function lastRun(job: Service, tasks: readonly Task[]): Task[] {
   return tasks.filter((task) => task.jobIteration === job.jobStatus?.iteration);
 }

@@ -73,6 +73,16 @@ describeLab("jobs", { hosts: 3, agents: true }, (made) => {
     await docker("swarm", "init");
     await join(2);
     await nodeIs("h2", "Ready");
+    const schedule = ["--label", "shoal.schedule=* * * * *"];
+    const { code, stderr } = await lab
+      .host(1)
+      .tryRun(
+        ["docker", "service", "create", "--detach", "--no-resolve-image", "--name", "tick"].concat(
+          ["--mode", "replicated-job", ...schedule],
+          shell("date"),
+        ),
+      );
+    expect([code, stderr]).toEqual([0, expect.stringMatching(/tick runs first at 20\d\d-.*:00Z/)]);
   }, 60_000);
 
   test("a replicated job completes each slot, one at a time, and the CLI waits for it", async () => {
@@ -89,9 +99,11 @@ describeLab("jobs", { hosts: 3, agents: true }, (made) => {
     );
     expect(output).toContain("job complete");
     expect(await replicas("count")).toBe("0/1 (3/3 completed)");
-    expect(
-      await docker("service", "ls", "--filter", "mode=replicated-job", "--format", "{{.Mode}}"),
-    ).toBe("replicated job");
+    const ofMode = ["--filter", "mode=replicated-job", "--format", "{{.Name}} {{.Mode}}"];
+    expect(lines(await docker("service", "ls", ...ofMode)).sort()).toEqual([
+      "count replicated job",
+      "tick replicated job",
+    ]);
     const tasks = await tasksOf("count");
     expect(tasks.map((task) => task.Slot ?? 0).sort((a, b) => a - b)).toEqual([0, 1, 2]);
     expect(tasks.every((task) => task.DesiredState === "complete")).toBe(true);
@@ -257,4 +269,16 @@ describeLab("jobs", { hosts: 3, agents: true }, (made) => {
     expect(left.every((id) => before[1]?.includes(id))).toBe(true);
     expect(left.length).toBe(2);
   }, 180_000);
+
+  test("a job with a schedule has run by itself, and runs at once when it is forced", async () => {
+    // The minutes since it was made are over but for the rest of one.
+    await waitFor("a run", async () => (await iteration("tick")) > 0, { timeoutMs: 65_000 });
+    await untilReplicas("tick", "0/1 (1/1 completed)");
+    const runs = await iteration("tick");
+    await docker("service", "update", "--detach", "--label-add", "a=b", "tick");
+    await docker("service", "update", "--detach", "--force", "tick");
+    expect(await iteration("tick")).toBeGreaterThan(runs);
+    await untilReplicas("tick", "0/1 (1/1 completed)");
+    expect(await lab.host(1).run(["shoal", "why", "tick"])).toContain("It runs next at 20");
+  }, 120_000);
 });

@@ -511,6 +511,32 @@ describe("jobs", () => {
     });
   });
 
+  test("that run at times are run by no update, but by one that is forced", async () => {
+    const mode = { Mode: { GlobalJob: {} }, Labels: { "shoal.schedule": "0 3 * * *" } };
+    const { body } = await create({ Name: "nightly", ...mode });
+    expect(body).toEqual({
+      ID: expect.any(String),
+      Warnings: [
+        expect.stringMatching(
+          /^nightly runs first at 20\d\d-\d\d-\d\dT03:00:00Z \(label shoal\.schedule\): a client without --detach waits until then$/,
+        ),
+      ],
+    });
+    const id = field(body, "ID");
+    await update(id, { Name: "nightly", ...mode, container: { Image: "busybox:2" } });
+    await update(id, { Name: "nightly", ...mode }, "&rollback=previous");
+    expect(runOf(id)).toBe(0);
+    await update(id, { Name: "nightly", ...mode, template: { ForceUpdate: 1 } });
+    expect(runOf(id)).toBe(1);
+    // Without a schedule it is a job as others are.
+    await update(id, { Name: "nightly", ...mode, Labels: {}, template: { ForceUpdate: 1 } });
+    expect(runOf(id)).toBe(2);
+    const soon = { Name: "soon", ...mode, Labels: { "shoal.schedule": "soon" } };
+    expect((await create(soon)).body).toEqual({
+      message: expect.stringContaining("label shoal.schedule: it has 1 fields: use five"),
+    });
+  });
+
   test("run again with every update and rollback, without an update status", async () => {
     const mode = { Mode: { GlobalJob: {} } };
     const id = await lab.createService(mode);
