@@ -87,13 +87,13 @@ function statusOf(view: ClusterView, service: Service): StackServiceStatus {
   switch (updateState) {
     case "paused":
     case "rollback_paused":
-      return { ...told, state: "paused", reason: `${updateStatus?.message}${lastWords(tasks)}` };
+      return { ...told, state: "paused", reason: withLastWords(updateStatus?.message, tasks) };
     case "rollback_started":
     case "rollback_completed":
       return {
         ...told,
         state: "rolled-back",
-        reason: `${updateStatus?.message}${lastWords(tasks)}`,
+        reason: withLastWords(updateStatus?.message, tasks),
       };
     case "updating":
       return {
@@ -117,11 +117,14 @@ function statusOf(view: ClusterView, service: Service): StackServiceStatus {
   return { ...told, state: "running" };
 }
 
-/** Of the task that died last, of whatever spec: the update was given up by it, or by one like it. */
-function lastWords(tasks: readonly Task[]): string {
+/**
+ * With the error of the task that died last, of whatever spec: the update was given up by it, or by one like it.
+ * A rollback's own end does not tell it any more.
+ */
+function withLastWords(message: string | undefined, tasks: readonly Task[]): string {
   const dead = tasks.filter((task) => diedByItself(task) && task.status.err !== undefined);
   const err = dead.toSorted((a, b) => a.status.atMs - b.status.atMs).at(-1)?.status.err;
-  return err === undefined ? "" : `: ${err}`;
+  return err === undefined || message?.includes(err) ? `${message}` : `${message}: ${err}`;
 }
 
 /** Why a task waits, or why the last one failed. */

@@ -282,7 +282,9 @@ function planFailure(
     .sort((a, b) => a.status.atMs - b.status.atMs || compareTasks(a, b));
   const last = failures.at(-1);
   if (last === undefined || failures.length / parts.length <= config.failureRatioMax) return false;
-  giveUp(draft, service, config, `due to failure or early termination of task ${last.id}`);
+  // Stock names the task alone, which the reaper may have taken when somebody looks.
+  const why = last.status.err === undefined ? "" : `: ${last.status.err}`;
+  giveUp(draft, service, config, `due to failure or early termination of task ${last.id}${why}`);
   return true;
 }
 

@@ -32,6 +32,13 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
     shoal: /^"invalid (JSON|value for|request|filter: )/,
   },
   {
+    reason:
+      "An update that was given up says by which error; stock names the task, which may be forgotten soon",
+    where: /^stderr$/,
+    stock: /failure or early termination of task \S+$/,
+    shoal: /failure or early termination of task \S+: task: non-zero exit \(1\)$/,
+  },
+  {
     reason: "The words for an unknown filter are those of newer engines",
     where: /^(stderr|body\.message)$/,
     stock: /Invalid filter '/,

@@ -4,6 +4,7 @@ import type { TaskState } from "../../../core/objects/task.ts";
 import { PLANNERS } from "../../../core/planners.ts";
 import type { ClusterView } from "../../../core/store/view.ts";
 import {
+  type AgentModel,
   aNode,
   anAgent,
   aService,
@@ -139,6 +140,20 @@ describe("planUpdate()", () => {
       expect(images(cluster.view)).toEqual({ "busybox:1": 5 });
     });
   }
+
+  test("says by which error it was given up, though the task may be forgotten", () => {
+    const { cluster, nowMs } = running({ Parallelism: 1, FailureAction: "pause" });
+    updateTo(cluster, "busybox:bad", nowMs);
+    const plain = failing("busybox:bad", "failed");
+    const agent: AgentModel = (task, atMs) => {
+      const status = plain(task, atMs);
+      return status?.state === "failed" ? { ...status, err: "task: non-zero exit (3)" } : status;
+    };
+    runToQuiet(cluster, { planners, nowMs, untilMs: nowMs + 30_000, agent });
+    expect(cluster.view.service("web")?.updateStatus?.message).toMatch(
+      /^update paused due to failure or early termination of task \w+: task: non-zero exit \(3\)$/,
+    );
+  });
 
   test("a paused update goes on with the next spec", () => {
     const { cluster, nowMs } = running({ Parallelism: 1 });
