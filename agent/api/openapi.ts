@@ -17,7 +17,7 @@ const STACK_OPTIONS = [
 const STACK_BODY = {
   required: true,
   description:
-    "A compose file itself (application/yaml); or JSON: Files, Env, Contents (base64, of the files that they name), Prune, ResolveImage, Token, RegistryAuth (by registry)",
+    "A compose file itself (application/yaml); or JSON: Files, Env, Contents (base64, of the files that they name), Prune, ResolveImage, Token, RegistryAuth (by registry); other fields are refused",
   content: { "application/yaml": {}, "application/json": { schema: { type: "object" } } },
 } as const;
 const STACK_PLAN = {
@@ -225,6 +225,22 @@ export const OPENAPI = {
           query("revision", "Its number; else the last one that differs"),
           query("plan", "1: only say what it would change"),
         ],
+        requestBody: {
+          required: false,
+          description:
+            "RegistryAuth, by registry, as revisions have none: services that it makes again need it, others keep theirs without it. Other fields are refused",
+          content: {
+            "application/json": {
+              schema: {
+                type: "object",
+                properties: {
+                  RegistryAuth: { type: "object", additionalProperties: { type: "string" } },
+                },
+                additionalProperties: false,
+              },
+            },
+          },
+        },
         responses: { "200": STACK_PLAN },
       },
     },

@@ -18,7 +18,10 @@ import { readBody } from "./body.ts";
 import { type ApiContext, proposeInSequence } from "./context.ts";
 import { findNode, findService, nodeName } from "./lookup.ts";
 
-const moveSchema = z.object({ Node: z.string().default(""), Force: z.boolean().default(false) });
+const moveSchema = z.strictObject({
+  Node: z.string().default(""),
+  Force: z.boolean().default(false),
+});
 
 /** Nodes that a refusal names as better ones. */
 const NAMES_MAX = 3;

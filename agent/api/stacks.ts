@@ -2,6 +2,7 @@
  * /shoal/v1/stacks: stacks as objects of the cluster, from compose files (agent/stacks). Docker's API has no
  * word for them; `docker stack ls, ps, services` see their services by the label that stock uses.
  */
+import { isUtf8 } from "node:buffer";
 import { type Context, Hono } from "hono";
 import { z } from "zod";
 import { ClusterError } from "../../core/errors.ts";
@@ -38,9 +39,9 @@ const PINS_AT_ONCE = 8;
 const RESOLVE_WORDS = ["always", "changed", "never"] as const;
 type ResolveImage = (typeof RESOLVE_WORDS)[number];
 
-const requestSchema = z.object({
+const requestSchema = z.strictObject({
   Files: z
-    .array(z.object({ Name: z.string(), Text: z.string() }))
+    .array(z.strictObject({ Name: z.string(), Text: z.string() }))
     .min(1)
     .max(50),
   Env: z.record(z.string(), z.string()).default({}),
@@ -51,7 +52,10 @@ const requestSchema = z.object({
   /** By registry, as in the image's name: what X-Registry-Auth would be. */
   RegistryAuth: z.record(z.string(), z.string()).default({}),
 });
+const rollbackSchema = z.strictObject({ RegistryAuth: requestSchema.shape.RegistryAuth });
 type StackRequest = z.output<typeof requestSchema>;
+/** Body of POST /shoal/v1/stacks/{name}/rollback, which may be empty. */
+export type RollbackRequestBody = z.input<typeof rollbackSchema>;
 /** Body of PUT /shoal/v1/stacks/{name} and of its plan. */
 export type StackRequestBody = z.input<typeof requestSchema>;
 type Wanted = Pick<StackWish, "files" | "model" | "data" | "repeats"> & {
@@ -97,6 +101,7 @@ export function stackRoutes(context: ApiContext): Hono {
 
   app.post("/:name/rollback", async (c) => {
     const name = c.req.param("name");
+    const { RegistryAuth } = parseBody((await c.req.text()) || "{}", rollbackSchema);
     const wanted = await ports.read((view): Wanted => {
       const stack = findStack(view, name);
       const found = findRevision(stack, c.req.query("revision") || previousOf(stack));
@@ -111,7 +116,7 @@ export function stackRoutes(context: ApiContext): Hono {
         warnings: [],
       };
     });
-    const options = { Prune: true, ResolveImage: "changed", Token: "", RegistryAuth: {} } as const;
+    const options = { Prune: true, ResolveImage: "changed", Token: "", RegistryAuth } as const;
     const isPlan = parseFlag("plan", c.req.query("plan"));
     if (isPlan) return c.json(renderPlan(await makePlan(context, name, wanted, options)));
     return c.json(await deploy(context, name, wanted, options));
@@ -135,9 +140,13 @@ async function readRequest(c: Context): Promise<StackRequest> {
   const type = c.req.header("content-type") ?? "";
   if (/json/.test(type) || type === "") return parseBody(await c.req.text(), requestSchema);
   const prune = c.req.query("prune");
+  const bytes = Buffer.from(await c.req.arrayBuffer());
+  if (!isUtf8(bytes)) {
+    throw new ClusterError("invalid-argument", "The file is not text in UTF-8: save it as such");
+  }
   return parseBody(
     JSON.stringify({
-      Files: [{ Name: "compose.yaml", Text: await c.req.text() }],
+      Files: [{ Name: "compose.yaml", Text: bytes.toString("utf8") }],
       ...(prune === undefined ? {} : { Prune: parseFlag("prune", prune) }),
       ResolveImage: c.req.query("resolve-image"),
       Token: c.req.query("token"),
@@ -207,16 +216,15 @@ function previousOf(stack: Stack): string {
 
 // ---- plan and deployment ----------------------------------------------------------------------
 
-/** With the warnings of the files, then those of the registries. */
-type WarnedPlan = StackPlan & { warnings: string[] };
 type Options = Pick<StackRequest, "Prune" | "ResolveImage" | "Token" | "RegistryAuth">;
 
+/** With the warnings of the files first, then those of the registries. */
 async function makePlan(
   context: ApiContext,
   name: string,
   wanted: Wanted,
   options: Options,
-): Promise<WarnedPlan> {
+): Promise<StackPlan> {
   const { ports } = context;
   const authOf = (spec: ServiceSpec) =>
     options.RegistryAuth[registryOf(spec.TaskTemplate.ContainerSpec.Image)];
@@ -227,7 +235,7 @@ async function makePlan(
   const plan = await ports.read((view) =>
     planStack(view, wish, { random: ports.random, nowMs: ports.nowMs(), vault: ports.vault }),
   );
-  return { ...plan, warnings: [...wanted.warnings, ...warnings] };
+  return { ...plan, warnings: [...wanted.warnings, ...warnings, ...plan.warnings] };
 }
 
 async function deploy(
@@ -421,7 +429,7 @@ export type PlanAnswer = {
   }[];
 };
 
-function renderPlan(plan: WarnedPlan): PlanAnswer {
+function renderPlan(plan: StackPlan): PlanAnswer {
   return {
     Revision: plan.revision,
     IsChange: plan.isChange,

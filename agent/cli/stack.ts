@@ -1,10 +1,17 @@
 /** `shoal stack …`: compose files as stacks of the cluster, by the agent's /shoal/v1/stacks. */
+import { isUtf8 } from "node:buffer";
 import { existsSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 import { parseEnv } from "node:util";
 import { ClusterError } from "../../core/errors.ts";
-import type { PlanAnswer, StackDetails, StackRequestBody, StackSummary } from "../api/stacks.ts";
+import type {
+  PlanAnswer,
+  RollbackRequestBody,
+  StackDetails,
+  StackRequestBody,
+  StackSummary,
+} from "../api/stacks.ts";
 import { neededContents } from "../stacks/compose/compose.ts";
 import { callAgent } from "./socket.ts";
 import { ago, table } from "./table.ts";
@@ -20,6 +27,7 @@ export type FileFlags = {
   withRegistryAuth?: boolean;
   socket: string;
 };
+export type RollbackFlags = { revision?: string; plan?: boolean; withRegistryAuth?: boolean };
 export type WaitFlags = { detach?: boolean; timeout?: string; socket: string };
 
 /** @throws {ClusterError} as the other verbs here: what the agent refused, or what cannot be read. */
@@ -48,17 +56,16 @@ export async function deployStack(
   await untilSettled(name, flags);
 }
 
-export async function rollBackStack(
-  name: string,
-  flags: WaitFlags & { revision?: string; plan?: boolean },
-): Promise<void> {
+export async function rollBackStack(name: string, flags: WaitFlags & RollbackFlags): Promise<void> {
   waitSecondsOf(flags);
   const query = new URLSearchParams({
     ...(flags.revision === undefined ? {} : { revision: flags.revision }),
     ...(flags.plan === true ? { plan: "1" } : {}),
   });
   const path = `${pathOf(name)}/rollback?${query.toString()}`;
-  const answer = await send<PlanAnswer>(flags.socket, path, "POST", {});
+  const body: RollbackRequestBody =
+    flags.withRegistryAuth === true ? { RegistryAuth: registryAuths() } : {};
+  const answer = await send<PlanAnswer>(flags.socket, path, "POST", body);
   process.stdout.write(`${renderPlan(answer, flags.plan !== true)}\n`);
   if (flags.plan !== true) await untilSettled(name, flags);
 }
@@ -132,11 +139,11 @@ function requestOf(flags: FileFlags): StackRequestBody {
   const dir = first === "-" ? process.cwd() : dirname(resolve(first));
   const files = flags.composeFile.map((path) => ({
     name: path === "-" ? "standard input" : basename(path),
-    text: readNamed(path === "-" ? "/dev/stdin" : path).toString("utf8"),
+    text: readText(path === "-" ? "/dev/stdin" : path),
   }));
   const envFile = flags.envFile ?? join(dir, ".env");
   const isEnvFile = flags.envFile !== undefined || existsSync(envFile);
-  const given = isEnvFile ? parseEnv(readNamed(envFile).toString("utf8")) : {};
+  const given = isEnvFile ? parseEnv(readText(envFile)) : {};
   const env: Record<string, string> = {};
   // Relative sources of binds are beside the first file, too.
   for (const [key, value] of Object.entries({ ...given, ...process.env, PWD: dir })) {
@@ -164,6 +171,16 @@ function readNamed(path: string): Buffer {
   } catch (error) {
     throw new ClusterError("invalid-argument", `Cannot read ${path}: ${String(error)}`);
   }
+}
+
+/** The agent is sent text: what is none would be other text there. */
+function readText(path: string): string {
+  const bytes = readNamed(path);
+  if (isUtf8(bytes)) return bytes.toString("utf8");
+  throw new ClusterError(
+    "invalid-argument",
+    `Cannot read ${path}: it is not text in UTF-8; save it as such`,
+  );
 }
 
 /** What `docker login` has left here. Source: docker CLI, cli/config. */

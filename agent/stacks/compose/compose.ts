@@ -18,7 +18,16 @@ import type { Mapping, Node } from "./node.ts";
 import { compareTexts } from "./order.ts";
 import { parseFile } from "./parse.ts";
 import { child, readMap, readText } from "./read.ts";
-import { newReport, refuse, refuseText, type Report, throwProblems, warn } from "./report.ts";
+import {
+  NUL,
+  NUL_PROBLEM,
+  newReport,
+  refuse,
+  refuseText,
+  type Report,
+  throwProblems,
+  warn,
+} from "./report.ts";
 import { readService } from "./service.ts";
 
 const TEXT_LENGTH_MAX = 1024 * 1024;
@@ -71,6 +80,9 @@ function readFiles(report: Report, { files, env }: Pick<ComposeInput, "files" | 
     refuseText(report, undefined, why);
     throwProblems(report);
   }
+  for (const [name, value] of Object.entries(env)) {
+    if (value.includes(NUL)) refuseText(report, undefined, `The variable ${name}: ${NUL_PROBLEM}`);
+  }
   if (files.length === 0) refuseText(report, undefined, "There is no compose file: give one");
   const parsed = files.flatMap((file) => parseFile(report, file) ?? []);
   for (const file of parsed) refuseTooMany(report, child(file, "services"));
@@ -102,6 +114,7 @@ function readModel(report: Report, file: Mapping, input: ComposeInput): ComposeR
   const externals = { secrets: new Set<string>(), configs: new Set<string>() };
   const context: Context = {
     ...given,
+    namedFiles: { bytes: 0 },
     declared: (section, key) => declared[section].get(key),
     dataName: (section, key) => {
       const found = data[section].names.get(key);

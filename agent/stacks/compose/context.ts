@@ -14,6 +14,8 @@ export type Declared = {
 
 export type Context = Pick<ComposeInput, "stack" | "env" | "contents"> & {
   report: Report;
+  /** What has been read of env_file and label_file so far. */
+  namedFiles: { bytes: number };
   declared(section: "networks" | "volumes", key: string): Declared | undefined;
   /** The full name of a secret or config, which is then in use. */
   dataName(section: "secrets" | "configs", key: string): string | undefined;

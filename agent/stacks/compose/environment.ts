@@ -1,12 +1,16 @@
 /** Variables and labels of containers, from the file and from files that it names. */
+import { isUtf8 } from "node:buffer";
 import type { Context } from "./context.ts";
 import { checkKeys } from "./keys.ts";
 import type { Node } from "./node.ts";
 import { compareTexts } from "./order.ts";
 import { child, readFlag, readList, readMap, readNullableMap, readText } from "./read.ts";
-import { refuse, type Report, warn } from "./report.ts";
+import { NUL, NUL_PROBLEM, refuse, type Report, warn } from "./report.ts";
 
 type Variables = Map<string, string | null>;
+
+/** Of env_file and label_file in all services; a file that several name counts each time, as it is stored. */
+export const NAMED_FILES_BYTES_MAX = 2 * 1024 * 1024;
 
 /**
  * `NAME=value`, ordered by name; `NAME` alone where there is no value, as docker has it. A variable without a
@@ -47,16 +51,23 @@ export function readLabelFiles(context: Context, node: Node | undefined): Record
   return Object.fromEntries(labels);
 }
 
-function contentsOf(
-  { report, contents }: Context,
-  node: Node,
-  isRequired: boolean,
-): string | undefined {
+function contentsOf(context: Context, node: Node, isRequired: boolean): string | undefined {
+  const { report, contents, namedFiles } = context;
   const path = readText(report, node);
-  if (path !== undefined && Object.hasOwn(contents, path)) {
-    return Buffer.from(contents[path] ?? "", "base64").toString("utf8");
+  if (path === undefined || !Object.hasOwn(contents, path)) {
+    if (isRequired) refuse(report, node, "there is no such file, or its contents were not sent");
+    return undefined;
   }
-  if (isRequired) refuse(report, node, "there is no such file, or its contents were not sent");
+  const base64 = contents[path] ?? "";
+  namedFiles.bytes += Buffer.byteLength(base64, "base64");
+  if (namedFiles.bytes > NAMED_FILES_BYTES_MAX) {
+    const why = `with it env_file and label_file of all services have more than ${NAMED_FILES_BYTES_MAX} bytes`;
+    refuse(report, node, `${why}: make them smaller, or make it several stacks`);
+    return undefined;
+  }
+  const bytes = Buffer.from(base64, "base64");
+  if (isUtf8(bytes)) return bytes.toString("utf8");
+  refuse(report, node, "the file is not text in UTF-8: save it as such");
   return undefined;
 }
 
@@ -79,6 +90,7 @@ function parseLines({ report, env }: Context, node: Node, text: string): Variabl
       refuse(report, node, `line ${index + 1} of it is not NAME=value`);
       continue;
     }
+    if (line.includes(NUL)) refuse(report, node, `line ${index + 1} of it: ${NUL_PROBLEM}`);
     if (value !== undefined && /^(["']).*\1$/.test(value)) {
       warn(
         report,

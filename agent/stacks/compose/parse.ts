@@ -5,10 +5,19 @@
  * Bounds: depth, and the number of nodes after aliases were expanded, so that a small file cannot become a
  * huge tree.
  */
-import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
+import {
+  type Alias,
+  type Document,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  parseDocument,
+} from "yaml";
 import type { ComposeFile } from "./model.ts";
 import type { Mapping, Node, Place } from "./node.ts";
-import { type Report, refuseText } from "./report.ts";
+import { NUL, NUL_PROBLEM, type Report, refuseText } from "./report.ts";
 
 const DEPTH_MAX = 60;
 const NODES_MAX = 200_000;
@@ -20,7 +29,7 @@ const MERGE_KEY = "<<";
 
 type Parsing = {
   report: Report;
-  document: Document;
+  targets: ReadonlyMap<Alias, unknown>;
   placeOf(offset: number | undefined): Place;
   nodeCount: number;
   textLength: number;
@@ -47,7 +56,7 @@ export function parseFile(report: Report, { name: file, text }: ComposeFile): Ma
   if (document.errors.length > 0) return undefined;
   const parsing: Parsing = {
     report,
-    document,
+    targets: aliasTargets(document),
     placeOf,
     nodeCount: 0,
     textLength: 0,
@@ -61,7 +70,7 @@ export function parseFile(report: Report, { name: file, text }: ComposeFile): Ma
 }
 
 function parseText(text: string, lineCounter: LineCounter): Document | undefined {
-  const options = { merge: true, version: "1.2", prettyErrors: false, logLevel: "silent" } as const;
+  const options = { merge: true, version: "1.2", prettyErrors: false } as const;
   try {
     return parseDocument(text, { ...options, lineCounter });
   } catch (error) {
@@ -69,6 +78,29 @@ function parseText(text: string, lineCounter: LineCounter): Document | undefined
     if (error instanceof RangeError) return undefined;
     throw error;
   }
+}
+
+/**
+ * Found once, in the order of the file, since an anchor may be given again: the library looks through the whole
+ * file for each alias, and copies the path to each node that it visits.
+ */
+function aliasTargets(document: Document): Map<Alias, unknown> {
+  const anchored = new Map<string, unknown>();
+  const targets = new Map<Alias, unknown>();
+  const open: unknown[] = [document.contents];
+  while (open.length > 0) {
+    const node = open.pop();
+    if (isAlias(node)) {
+      const target = anchored.get(node.source);
+      if (target !== undefined) targets.set(node, target);
+      continue;
+    }
+    const isCollection = isMap(node) || isSeq(node);
+    if ((isCollection || isScalar(node)) && node.anchor) anchored.set(node.anchor, node);
+    const below = isMap(node) ? node.items.flatMap(({ key, value }) => [key, value]) : [];
+    for (const child of isSeq(node) ? node.items.toReversed() : below.reverse()) open.push(child);
+  }
+  return targets;
 }
 
 function isUnknownTag({ message }: { message: string }): boolean {
@@ -86,7 +118,7 @@ function toNode(parsing: Parsing, given: unknown, path: string, depth: number): 
     return undefined;
   }
   if (isAlias(given)) {
-    const target = given.resolve(parsing.document);
+    const target = parsing.targets.get(given);
     if (target) return toNode(parsing, target, path, depth + 1);
     refuseText(parsing.report, place, `${path}: there is no anchor &${given.source} before it`);
     return undefined;
@@ -96,8 +128,14 @@ function toNode(parsing: Parsing, given: unknown, path: string, depth: number): 
     const entries = new Map<string, Node>();
     const inherited = new Map<string, Node>();
     for (const pair of given.items) {
-      const key = keyText(pair.key);
       const keyAt = parsing.placeOf(rangeOf(pair.key));
+      const key = keyText(parsing, pair.key);
+      if (key === undefined) {
+        refuseText(parsing.report, keyAt, `${path}: a key is a map or a list: write a text`);
+        continue;
+      }
+      if (key.includes(NUL))
+        refuseText(parsing.report, keyAt, `${path}: a key has a NUL: remove it`);
       if (key === MERGE_KEY && isPlain(pair.key)) {
         for (const [name, node] of mergedEntries(parsing, pair.value, path, depth + 1)) {
           if (!inherited.has(name)) inherited.set(name, node);
@@ -121,8 +159,15 @@ function toNode(parsing: Parsing, given: unknown, path: string, depth: number): 
     return { ...common, kind: "list", items };
   }
   const value = isScalar(given) ? given.value : null;
+  if (typeof value === "object" && value !== null) {
+    const tag = isScalar(given) ? given.tag : "";
+    refuseText(parsing.report, place, `${path}: ${tag} has no meaning here: remove the tag`);
+  }
   const source = isScalar(given) && isPlain(given) ? (given.source ?? "") : undefined;
   const scalar = scalarValue(value, source);
+  if (typeof scalar.value === "string" && scalar.value.includes(NUL)) {
+    refuseText(parsing.report, place, `${path}: ${NUL_PROBLEM}`);
+  }
   parsing.textLength += scalar.text.length;
   if (parsing.textLength > TEXT_LENGTH_MAX) {
     if (!parsing.isTooLarge) {
@@ -187,8 +232,10 @@ function rangeOf(given: unknown): number | undefined {
   return Array.isArray(range) && typeof range[0] === "number" ? range[0] : undefined;
 }
 
-function keyText(key: unknown): string {
-  if (!isScalar(key)) return String(key);
+/** `undefined` for a map or list, which is not read: as a text, nested ones would have no end. */
+function keyText({ targets }: Parsing, given: unknown): string | undefined {
+  const key = isAlias(given) ? targets.get(given) : given;
+  if (!isScalar(key)) return undefined;
   return isPlain(key) ? (key.source ?? String(key.value)) : String(key.value);
 }
 

@@ -2,6 +2,9 @@
 import { ClusterError } from "../../../core/errors.ts";
 import type { Node, Place } from "./node.ts";
 
+/** Ends texts of the engine's and the kernel's: what is behind it would be lost, or the container not made. */
+export const NUL = "\0";
+export const NUL_PROBLEM = "it has a NUL, which no program can be given: remove it";
 const PROBLEMS_SHOWN_MAX = 20;
 /** Of a value in a message. */
 const VALUE_LENGTH_MAX = 80;

@@ -5,8 +5,8 @@
  * then what it stored can be read, listed and removed.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { type Random, seededRandom } from "../../../core/random.ts";
-import { type ApiLab, asObject, createLab, field, serviceSpec } from "./lab.ts";
+import { type Call, createFuzzInput, expectRefusal, send, storedBy } from "./fuzz-input.ts";
+import { type ApiLab, createLab, field, serviceSpec } from "./lab.ts";
 
 /** SHOAL_FUZZ_SEED and SHOAL_FUZZ_CASES: another run, or a longer one. */
 const SEED = Number(process.env["SHOAL_FUZZ_SEED"] ?? 2026);
@@ -22,50 +22,9 @@ beforeAll(() => {
 });
 afterAll(async () => lab.engine.stop());
 
-const random = seededRandom(SEED);
-const pick = <T>(items: readonly T[]): T => {
-  const item = items[below(random, items.length)];
-  if (item === undefined) throw new Error("Nothing to pick from");
-  return item;
-};
-
-/** 0 to `limit` - 1. */
-function below(source: Random, limit: number): number {
-  return Math.floor(source.next() * limit);
-}
-
-type Call = { method: string; path: string; body?: string | Uint8Array; type?: string };
-
-/** What the cluster holds, as bytes. */
-const stored = () =>
-  JSON.stringify([
-    lab.ports.rows.services(),
-    lab.ports.rows.nodes(),
-    lab.ports.rows.networks(),
-    lab.ports.rows.secrets(),
-    lab.ports.rows.configs(),
-    lab.ports.rows.cluster(),
-  ]);
-
-async function send(call: Call): Promise<{ status: number; text: string }> {
-  const request = new Request(`http://d${call.path}`, {
-    method: call.method,
-    ...(call.body === undefined ? {} : { body: call.body }),
-    headers: { "content-type": call.type ?? "application/json" },
-  });
-  const answer = await lab.app.fetch(request);
-  return { status: answer.status, text: await answer.text() };
-}
-
-function expectRefusal(answer: { status: number; text: string }, call: Call): void {
-  const shown = `${call.method} ${call.path} ${String(call.body).slice(0, 300)} → ${answer.text.slice(0, 300)}`;
-  if (!((answer.status >= 400 && answer.status < 500) || answer.status === 501)) {
-    throw new Error(`Status ${answer.status}: ${shown}`);
-  }
-  const parsed: unknown = JSON.parse(answer.text);
-  const message = field(parsed, "message");
-  if (message === "") throw new Error(`No message: ${shown}`);
-}
+const input = createFuzzInput(SEED);
+const { pick, badText, oddName } = input;
+const stored = () => storedBy(lab);
 
 // ---- requests that can never be right ---------------------------------------------------------
 
@@ -134,74 +93,6 @@ const FULL_SPEC = serviceSpec({
   EndpointSpec: { Mode: "vip", Ports: [{ Protocol: "tcp", TargetPort: 80, PublishedPort: 8080 }] },
 });
 
-type Path = (string | number)[];
-
-function pathsOf(value: unknown, path: Path = []): Path[] {
-  if (typeof value !== "object" || value === null) return [path];
-  const below = Object.entries(value).flatMap(([key, child]) => pathsOf(child, [...path, key]));
-  return path.length > 0 ? [path, ...below] : below;
-}
-
-/** A copy with what is at `path` replaced by what `change` makes of it; undefined removes it. */
-function changed(value: unknown, path: Path, change: (old: unknown) => unknown): unknown {
-  const [key, ...rest] = path;
-  if (key === undefined) return change(value);
-  if (Array.isArray(value)) {
-    return value.map((item: unknown, index) =>
-      String(index) === String(key) ? changed(item, rest, change) : item,
-    );
-  }
-  const object = asObject(value);
-  return { ...object, [key]: changed(object[key], rest, change) };
-}
-
-/** Of a type that is certainly another one than `old`'s; a text for no text, a number for no number. */
-function wrongType(old: unknown): unknown {
-  const texts = ["", "x", "\u0000", "__proto__"];
-  const others: unknown[] = [
-    [[]],
-    [{ a: [1] }],
-    { a: { b: 1 } },
-    { __proto__: null, constructor: 1 },
-  ];
-  if (Array.isArray(old)) return pick([...texts, 7, true, { 0: "a" }]);
-  if (typeof old === "object") return pick([...texts, 7, true, [1]]);
-  if (typeof old === "string") return pick([...others, 7, -1, 1e308, true, false]);
-  if (typeof old === "number") {
-    return pick([...others, ...texts, "7", true, 0.5, 1e300, Number.MAX_VALUE]);
-  }
-  return pick([...others, ...texts, 7, "true"]);
-}
-
-const BAD_TEXTS: (() => string | Uint8Array)[] = [
-  () => "",
-  () => " ",
-  () => "{",
-  () => "}",
-  () => '{"Name":"x"',
-  () => '{"Name":"x",}',
-  () => "{'Name':'x'}",
-  () => "nope",
-  () => "undefined",
-  () => "NaN",
-  () => "Infinity",
-  () => "[]",
-  () => "[{}]",
-  () => "5",
-  () => '"text"',
-  () => "true",
-  () => "\u0000",
-  () => new Uint8Array([0xff, 0xfe, 0x00, 0x7b]),
-  () => new Uint8Array([0x7b, 0x22, 0xc3, 0x28, 0x22, 0x3a]),
-  () => new Uint8Array(Array.from({ length: 200 }, () => below(random, 256))),
-  () => "[".repeat(50_000),
-  () => `${"[".repeat(50_000)}${"]".repeat(50_000)}`,
-  () => `${'{"a":'.repeat(30_000)}1${"}".repeat(30_000)}`,
-  () => `{"Labels":${'{"a":'.repeat(500)}1${"}".repeat(500)}}`,
-  () => '{"__proto__":[]',
-  () => `{"Name":${"9".repeat(5_000)}}`,
-];
-
 const BODY_PATHS = [
   "/services/create",
   "/secrets/create",
@@ -243,30 +134,9 @@ const BAD_VERSIONS = [
   "\u0000",
   "NaN",
 ];
-const ODD_NAMES = [
-  "nosuch",
-  "%00",
-  "%2e%2e",
-  "..%2f..%2fetc",
-  "%ff%fe",
-  "__proto__",
-  "constructor",
-  "x".repeat(5_000),
-  "%F0%9F%90%8B",
-  "a%20b",
-  "'%20or%201=1--",
-  "%zz",
-  "{}",
-  "*",
-];
-
 const hostile: (() => Call)[] = [
-  () => ({ method: "POST", path: pick(BODY_PATHS), body: pick(BAD_TEXTS)() }),
-  () => {
-    const path = pick(pathsOf(FULL_SPEC).filter((one) => isTyped(one)));
-    const body = JSON.stringify(changed(FULL_SPEC, path, wrongType));
-    return { method: "POST", path: "/services/create", body };
-  },
+  () => ({ method: "POST", path: pick(BODY_PATHS), body: badText() }),
+  () => wrongField("/services/create", FULL_SPEC),
   () => wrongField("/secrets/create", GOOD_SECRET),
   () => wrongField("/configs/create", GOOD_SECRET),
   () => wrongField("/networks/create", GOOD_NETWORK),
@@ -282,9 +152,9 @@ const hostile: (() => Call)[] = [
   },
   () => ({
     method: pick(["GET", "DELETE"]),
-    path: `/${pick(["services", "nodes", "secrets", "configs", "networks"])}/${pick(ODD_NAMES)}`,
+    path: `/${pick(["services", "nodes", "secrets", "configs", "networks"])}/${oddName()}`,
   }),
-  () => ({ method: "GET", path: `/tasks/${pick(ODD_NAMES)}` }),
+  () => ({ method: "GET", path: `/tasks/${oddName()}` }),
   () => ({
     method: pick(["PUT", "PATCH", "DELETE"]),
     path: `/${pick(LISTS)}`,
@@ -303,8 +173,8 @@ const hostile: (() => Call)[] = [
     path: `/swarm/update?version=5&rotateWorkerToken=${pick(["x", "2", "yes"])}`,
     body: "{}",
   }),
-  () => ({ method: "POST", path: "/swarm/unlock", body: pick(BAD_TEXTS)() }),
-  () => ({ method: "GET", path: `/${pick(LISTS)}/${pick(ODD_NAMES)}/${pick(ODD_NAMES)}/x` }),
+  () => ({ method: "POST", path: "/swarm/unlock", body: badText() }),
+  () => ({ method: "GET", path: `/${pick(LISTS)}/${oddName()}/${oddName()}/x` }),
   () => ({ method: "POST", path: "/services/create", body: `{"Name":"x".${"a".repeat(100_000)}` }),
   () => ({
     method: "POST",
@@ -314,14 +184,7 @@ const hostile: (() => Call)[] = [
 ];
 
 function wrongField(path: string, good: Record<string, unknown>): Call {
-  const where = pick(pathsOf(good).filter((one) => isTyped(one)));
-  return { method: "POST", path, body: JSON.stringify(changed(good, where, wrongType)) };
-}
-
-/** A fraction is a good ratio. */
-function isTyped(path: Path): boolean {
-  const name = String(path.at(-1));
-  return !["MaxFailureRatio"].includes(name);
+  return { method: "POST", path, body: input.wrongField(good) };
 }
 
 describe("hostile requests", () => {
@@ -329,7 +192,7 @@ describe("hostile requests", () => {
     const before = stored();
     for (let count = 0; count < HOSTILE_CASES; count += 1) {
       const call = pick(hostile)();
-      expectRefusal(await send(call), call);
+      expectRefusal(await send(lab, call), call);
       if (lab.ports.proposed.length > 0) throw new Error(`Proposed: ${JSON.stringify(call)}`);
     }
     expect(stored()).toBe(before);
@@ -340,7 +203,7 @@ describe("hostile requests", () => {
     const body = new Uint8Array(17 * 1024 * 1024).fill(0x20);
     for (const path of BODY_PATHS) {
       const call = { method: "POST", path, body };
-      expectRefusal(await send(call), { ...call, body: "" });
+      expectRefusal(await send(lab, call), { ...call, body: "" });
     }
     expect(lab.ports.proposed).toEqual([]);
   });
@@ -354,64 +217,11 @@ describe("hostile requests", () => {
     "application/json; charset=utf-16",
   ])("content type %j is no reason to fail", async (type) => {
     const call = { method: "POST", path: "/services/create", body: '{"Name":5}', type };
-    expectRefusal(await send(call), call);
+    expectRefusal(await send(lab, call), call);
   });
 });
 
 // ---- good specs, mutated ----------------------------------------------------------------------
-
-const SURPRISES: unknown[] = [
-  null,
-  "",
-  " ",
-  "\u0000",
-  "\ud800",
-  "{{",
-  "{{.Service.Name}}",
-  "x".repeat(70_000),
-  "../../etc/passwd",
-  0,
-  -1,
-  0.1,
-  1e21,
-  Number.MAX_SAFE_INTEGER + 2,
-  true,
-  [],
-  {},
-  [null],
-  [[]],
-  { a: null },
-  JSON.parse('{"__proto__":{"polluted":true}}'),
-  { constructor: { prototype: { polluted: true } } },
-];
-const SURPRISING_KEYS = [
-  "__proto__",
-  "constructor",
-  "toString",
-  "length",
-  "\u0000",
-  "",
-  "a".repeat(5_000),
-];
-
-function mutated(good: unknown): unknown {
-  let value = good;
-  for (let rounds = 1 + below(random, 3); rounds > 0; rounds -= 1) {
-    const path = pick(pathsOf(value));
-    const kind = below(random, 4);
-    if (kind === 0) value = changed(value, path, () => undefined);
-    else if (kind === 1) {
-      const key = pick(SURPRISING_KEYS);
-      const more = new Map([[key, pick(SURPRISES)]]);
-      value = changed(value, path.slice(0, -1), (old) =>
-        Array.isArray(old)
-          ? [...old, pick(SURPRISES)]
-          : { ...asObject(old), ...Object.fromEntries(more) },
-      );
-    } else value = changed(value, path, () => pick(SURPRISES));
-  }
-  return value;
-}
 
 const TARGETS: { path: string; list: string; good: unknown }[] = [
   { path: "/services/create", list: "/services", good: FULL_SPEC },
@@ -423,10 +233,13 @@ const TARGETS: { path: string; list: string; good: unknown }[] = [
 
 test("the specs that are mutated are good ones", async () => {
   for (const { path, good, list } of TARGETS) {
-    const answer = await send({ method: "POST", path, body: JSON.stringify(good) });
+    const answer = await send(lab, { method: "POST", path, body: JSON.stringify(good) });
     expect([answer.status, answer.text]).toEqual([201, expect.stringContaining("{")]);
     const made: unknown = JSON.parse(answer.text);
-    await send({ method: "DELETE", path: `${list}/${field(made, "ID") || field(made, "Id")}` });
+    await send(lab, {
+      method: "DELETE",
+      path: `${list}/${field(made, "ID") || field(made, "Id")}`,
+    });
   }
 });
 
@@ -434,11 +247,11 @@ test(`${MUTATED_CASES} mutated specs are refused with a message or can be read, 
   let refused = 0;
   for (let count = 0; count < MUTATED_CASES; count += 1) {
     const target = pick(TARGETS);
-    const body = JSON.stringify(mutated(target.good)) ?? "";
+    const body = JSON.stringify(input.mutated(target.good)) ?? "";
     const call = { method: "POST", path: target.path, body };
     const before = stored();
     lab.ports.proposed.length = 0;
-    const answer = await send(call);
+    const answer = await send(lab, call);
     if (answer.status !== 201) {
       expectRefusal(answer, call);
       // What apply refuses has been proposed; stored is nothing in either case.
@@ -450,11 +263,11 @@ test(`${MUTATED_CASES} mutated specs are refused with a message or can be read, 
     const path = `${target.list}/${field(made, "ID") || field(made, "Id")}`;
     if (lab.ports.proposed.length === 0) continue; // a network of the engine
     for (const read of [target.list, path, `${path}?insertDefaults=true`]) {
-      const found = await send({ method: "GET", path: read });
+      const found = await send(lab, { method: "GET", path: read });
       if (found.status !== 200)
         throw new Error(`${read}: ${found.text} after ${body.slice(0, 500)}`);
     }
-    const removed = await send({ method: "DELETE", path });
+    const removed = await send(lab, { method: "DELETE", path });
     expect(removed.status).toBeLessThan(300);
   }
   // Most mutations hurt; else they would prove nothing.

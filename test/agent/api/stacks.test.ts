@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
+import { openRegistryAuth } from "../../../agent/vault.ts";
 import { ClusterError } from "../../../core/errors.ts";
 import { seededRandom } from "../../../core/random.ts";
 import { type ApiLab, at, createLab } from "./lab.ts";
@@ -64,6 +65,22 @@ describe("stacks", () => {
     expect(services().map(({ Name }) => Name)).toEqual(["shop_one"]);
   });
 
+  test("a rollback gives credentials to services that it makes again; others keep theirs", async () => {
+    const auth = (text: string) => ({ RegistryAuth: { "docker.io": btoa(text) } });
+    const stored = (name: string) =>
+      lab.ports.rows.serviceByName(name)?.spec.TaskTemplate.ContainerSpec.PullOptions?.RegistryAuth;
+    const opened = (name: string) => openRegistryAuth(lab.ports.vault, stored(name) ?? "");
+    const other = "services:\n  other: { image: 'busybox:1' }\n";
+    await stack("PUT", "", request(auth("first")));
+    await stack("PUT", "", { Files: [{ Name: "f", Text: other }], ...auth("other") });
+    const back = await stack("POST", "/rollback", auth("second"));
+    expect([back.status, opened("shop_web")]).toEqual([200, btoa("second")]);
+    await stack("PUT", "", request({ Env: { A: "2" } }));
+    expect((await stack("POST", "/rollback", {})).status).toBe(200);
+    expect(opened("shop_web")).toBe(btoa("second"));
+    expect(JSON.stringify(lab.ports.rows.stacks())).not.toContain(btoa("second"));
+  });
+
   test("a deployment that is overtaken is planned anew", async () => {
     const { propose } = lab.ports;
     let refusals = 2;
@@ -79,6 +96,9 @@ describe("stacks", () => {
   test.each([
     ["GET", "", undefined, 404, "stack shop not found"],
     ["POST", "/rollback", undefined, 404, "stack shop not found"],
+    ["POST", "/rollback", { RegistryAuth: [] }, 400, "invalid value for RegistryAuth"],
+    ["POST", "/rollback", { Prune: false }, 400, "Unrecognized key: "],
+    ["PUT", "", request({ Prun: false }), 400, "Unrecognized key: "],
     ["DELETE", "", undefined, 404, "stack shop not found"],
     ["PUT", "", { Files: [] }, 400, "invalid value for Files"],
     ["PUT", "", request({ ResolveImage: "often" }), 400, "invalid value for ResolveImage"],

@@ -1,6 +1,7 @@
 import { expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { neededContents } from "../../../../agent/stacks/compose/compose.ts";
+import { NAMED_FILES_BYTES_MAX } from "../../../../agent/stacks/compose/environment.ts";
 import { base64, compose, containerOf, fileOf, problemsOf } from "./compose-of.ts";
 
 const LABELS = { "com.docker.stack.namespace": "s" };
@@ -84,6 +85,23 @@ test("variables of files come before those of the file, blank ones from the call
   expect(compose(fileOf(lines), { contents, env }).warnings[0]).toContain(
     "the quotes around the value of A are part of it",
   );
+});
+
+test.each([
+  ["is not UTF-8", btoa("A=\xff"), /env_file.path is "one": the file is not text in UTF-8/],
+  ["has a NUL", btoa("A=1\nB=\0"), /line 2 of it: it has a NUL/],
+  ["is larger than all may be", "A".repeat(NAMED_FILES_BYTES_MAX * 2), /more than 2097152 bytes/],
+])("a file of variables that %s is refused", (_what, one, problem) => {
+  expect(problemsOf(fileOf("env_file: one"), { contents: { one } })[0]).toMatch(problem);
+});
+
+test("files of variables count for each service that names them", () => {
+  const one = base64(`A=${"x".repeat(NAMED_FILES_BYTES_MAX / 2)}`);
+  const twice = "services:\n  a: {image: x, env_file: one}\n  b: {image: x, env_file: one}\n";
+  expect(problemsOf(twice, { contents: { one } })[0]).toMatch(
+    /services\.b\.env_file.* with it env_file and label_file of all services have more than/,
+  );
+  expect(containerOf("env_file: one", "", { contents: { one } }).Env).toHaveLength(1);
 });
 
 test("labels of files come before those of the file", () => {

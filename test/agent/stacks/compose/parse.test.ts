@@ -32,6 +32,14 @@ test("anchors and merge keys are resolved, own keys first and the first of sever
   expect(parsed(text)).toMatchObject({ c: { x: 1, y: 3, z: 2 }, d: { x: 1, y: 1 } });
 });
 
+test("an anchor that is given again means the newer one from there on", () => {
+  expect(parsed("a: &a 1\nb: *a\nc: &a 2\nd: *a\n")).toEqual({ a: 1, b: 1, c: 2, d: 2 });
+});
+
+test("a key can be that of an anchor", () => {
+  expect(parsed("a: &a x\n*a : 1\n")).toEqual({ a: "x", x: 1 });
+});
+
 test("values know their place, also those of a merge key", () => {
   const text = "a: &a\n  x: 1\nb:\n  <<: *a\n  y: [2]\n";
   const top = parseFile(newReport(), { name: "a.yml", text });
@@ -58,6 +66,11 @@ test.each([
   ["an unknown tag", "services: !x a", /Unresolved tag/],
   ["a missing anchor", "services: *a", /anchor|alias/i],
   ["aliases that multiply", bomb, /more than 200000 values, with its aliases: make it smaller/],
+  ["two documents", "services: {}\n---\nservices: {}", /contains multiple documents/],
+  ["a tag that makes bytes of a text", "a: !!binary aGk=", /a: tag:.*binary has no meaning here/],
+  ["a NUL", 'a: "x\\0"', /a: it has a NUL/],
+  ["a NUL in a key", '"x\\0": 1', /a key has a NUL/],
+  ["keys that are maps, nested", "? ".repeat(50), /a key is a map or a list: write a text/],
   ["an alias in its own anchor", "a: &a\n  b: *a", /deeper than 60, with its aliases/],
   ["deep lists", `a: ${"[".repeat(20_000)}`, /not readable as YAML/],
   ["too much text", `# ${"x".repeat(1024 * 1024)}`, /^The compose files have 1048578 characters/],
