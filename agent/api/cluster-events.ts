@@ -19,12 +19,12 @@ import { nodeName } from "./lookup.ts";
 /** Past events kept. */
 export const PAST_EVENTS_MAX = 1_000;
 
-export type ClusterEventType = "node" | "service" | "network" | "secret" | "config";
+export type ClusterEventType = "node" | "service" | "network" | "secret" | "config" | "stack";
 export type ClusterEvent = {
   type: ClusterEventType;
   action: "create" | "update" | "remove";
   id: string;
-  /** `name`, and what has changed as `<what>.old` and `<what>.new`. */
+  /** `name`, of stacks `revision`, and what has changed as `<what>.old` and `<what>.new`. */
   attributes: Record<string, string>;
   atMs: UnixMs;
   /** Nanoseconds within the millisecond: they keep events of one millisecond apart, in order. */
@@ -51,6 +51,8 @@ export type ClusterEventsSink = ClusterEvents & {
 type Known = {
   name: string;
   told: Record<string, string>;
+  /** Attributes of every event. */
+  shown?: Record<string, string>;
   /** Services: when their spec was set. */
   specVersion?: number;
 };
@@ -77,7 +79,7 @@ export function createClusterEvents(nowMs: () => UnixMs): ClusterEventsSink {
     if (!isTold(change)) return;
     const now = describe(change);
     const before = known.get(change.id);
-    const attributes: Record<string, string> = { name: now.name };
+    const attributes: Record<string, string> = { name: now.name, ...now.shown };
     if (change.kind === "update" && before) {
       addChanges(attributes, before.told, now.told);
       // What the allocator writes after each change of the spec is no news to anybody.
@@ -144,17 +146,20 @@ function addChanges(
   }
 }
 
-type Told = Exclude<Change, { table: "task" | "cluster" | "attachment" | "stack" }>;
+type Told = Exclude<Change, { table: "task" | "cluster" | "attachment" }>;
 
-/** Stock has events of these objects; those of a stack's services tell of the stack. */
+/** Stock has events of these objects, but of stacks, which it does not know. */
 function isTold(change: Change): change is Told {
-  return !["task", "cluster", "attachment", "stack"].includes(change.table);
+  return !["task", "cluster", "attachment"].includes(change.table);
 }
 
 function describe(change: Told): Known {
   if (change.table === "node") return describeNode(change.object);
   if (change.table === "service") return describeService(change.object);
-  return { name: change.object.spec.Name, told: {} };
+  const { Name: name } = change.object.spec;
+  if (change.table !== "stack") return { name, told: {} };
+  const revision = change.object.revisions.at(-1)?.number ?? 0;
+  return { name, told: {}, shown: { revision: String(revision) } };
 }
 
 const REACHABILITY = { ready: "reachable", down: "unreachable" } as const;

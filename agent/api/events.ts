@@ -130,7 +130,7 @@ export function matches(event: ClusterEvent, filters: Filters): boolean {
     has("type", event.type) &&
     has("scope", "swarm") &&
     hasLabels &&
-    (["node", "service", "network", "secret", "config"] as const).every(isOfKind)
+    (["node", "service", "network", "secret", "config", "stack"] as const).every(isOfKind)
   );
 }
 

@@ -1,7 +1,12 @@
 /** The client verbs of the binary: status, why, net doctor, vault, backup, …; each is loaded when used. */
 import { type Command, Option } from "commander";
 import { DEFAULT_SOCKET, orExit } from "./socket.ts";
-import type { FileFlags, WaitFlags } from "./stack.ts";
+import type { FileFlags, RollbackFlags, WaitFlags } from "./stack.ts";
+
+const WITH_REGISTRY_AUTH = [
+  "--with-registry-auth",
+  "give the nodes the credentials of docker login",
+] as const;
 
 /** Adds them to the program. */
 export function addClientCommands(program: Command): void {
@@ -189,7 +194,7 @@ function addStackCommands(program: Command): void {
           .choices(["always", "changed", "never"])
           .default("always"),
       )
-      .option("--with-registry-auth", "give the nodes the credentials of docker login")
+      .option(...WITH_REGISTRY_AUTH)
       .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET);
   const withWait = (command: Command) =>
     command
@@ -218,8 +223,9 @@ function addStackCommands(program: Command): void {
     .argument("<name>")
     .option("--revision <number>", "which one (default: the last that differs)")
     .option("--plan", "only say what it would change")
+    .option(...WITH_REGISTRY_AUTH)
     .option("--socket <path>", "shoal's socket", DEFAULT_SOCKET)
-    .action((name: string, flags: WaitFlags & { revision?: string; plan?: boolean }) =>
+    .action((name: string, flags: WaitFlags & RollbackFlags) =>
       orExit(async () => {
         const { rollBackStack } = await import("./stack.ts");
         await rollBackStack(name, flags);

@@ -10,10 +10,11 @@
  */
 import { ClusterError } from "../../core/errors.ts";
 import { newId, type UnixMs } from "../../core/ids.ts";
+import { isScheduled, SCHEDULE_LABEL } from "../../core/objects/job-schedule.ts";
 import type { Network } from "../../core/objects/network.ts";
 import type { Labels } from "../../core/objects/object-meta.ts";
 import type { Secret, SecretSpec } from "../../core/objects/secret.ts";
-import type { Service, ServiceSpec } from "../../core/objects/service.ts";
+import { isJob, type Service, type ServiceSpec } from "../../core/objects/service.ts";
 import {
   STACK_ID_LABEL,
   STACK_LABEL,
@@ -62,6 +63,7 @@ import {
 import { resolveContainerOptions } from "../reconciler/container-options.ts";
 import { openSecret, sealSecret, type Vault } from "../vault.ts";
 import { diffFields, type FieldChange } from "./diff.ts";
+import { portTakers, withoutGivenPorts } from "./port-moves.ts";
 import { createScratch, type Scratch } from "./scratch.ts";
 
 export type StackWish = {
@@ -99,6 +101,8 @@ export type StackPlan = {
   /** The number of the revision that it makes, or that is the newest. */
   revision: number;
   token: string;
+  /** What is not, or will not be, as the user may think. */
+  warnings: string[];
   actions: StoreAction[];
 };
 
@@ -110,6 +114,9 @@ type Draft = {
   tools: PlanTools;
   actions: StoreAction[];
   changes: StackChange[];
+  /** Services that have given up ports to others by an action of this plan, by name, as they were before it. */
+  released: Map<string, Service>;
+  warnings: string[];
   /** What the token covers beside the changes: the versions they were made from. */
   basis: (string | number)[];
 };
@@ -127,10 +134,13 @@ export function planStack(view: ClusterView, wish: StackWish, tools: PlanTools):
     tools,
     actions: [],
     changes: [],
+    released: new Map(),
+    warnings: [],
     basis: [known?.version ?? 0],
   };
   refuseMissing(view, wish.model.externals);
   planRemovals(draft);
+  planReleases(draft);
   for (const network of wish.model.networks)
     named("network", network, () => planOwnNetwork(draft, network));
   for (const secret of wish.model.secrets)
@@ -180,6 +190,7 @@ export function planStack(view: ClusterView, wish: StackWish, tools: PlanTools):
     isChange: draft.actions.length > 0,
     revision,
     token: tokenOf(draft),
+    warnings: draft.warnings,
     actions: draft.actions,
   };
 }
@@ -236,8 +247,18 @@ function named(kind: StackChange["kind"], { Name }: { Name: string }, plan: () =
 }
 
 function propose(draft: Draft, action: StoreAction): void {
-  draft.scratch.do(action);
-  draft.actions.push(action);
+  const made = withoutKnownVersion(draft, action);
+  draft.scratch.do(made);
+  draft.actions.push(made);
+}
+
+/** Of a released service: its first action asks for the version, and makes one that only apply knows. */
+function withoutKnownVersion(draft: Draft, action: StoreAction): StoreAction {
+  if (action.type !== "update" || action.table !== "service") return action;
+  const isReleased = [...draft.released.values()].some(({ id }) => id === action.id);
+  if (!isReleased) return action;
+  const { ifVersion: _known, ...rest } = action;
+  return rest;
 }
 
 function tell(
@@ -276,9 +297,34 @@ function planRemovals(draft: Draft): void {
   }
 }
 
+/** Then ports that go to another service of the file. What nobody gives up is refused by the services' own actions. */
+function planReleases(draft: Draft): void {
+  const { services } = draft.wish.model;
+  const takers = portTakers(services);
+  for (const wish of services) {
+    const service = draft.scratch.view.serviceByName(wish.Name);
+    if (!service || service.spec.Labels?.[STACK_LABEL] !== draft.stack) continue;
+    const set = withoutGivenPorts(service, wish, takers);
+    if (!set) continue;
+    const { id, version: ifVersion } = service;
+    // The new spec is in an action of its own, in the same proposal.
+    propose(draft, { type: "update", table: "service", id, ifVersion, set, isSameSpec: true });
+    draft.released.set(wish.Name, service);
+    warnOfRollback(draft, wish);
+  }
+}
+
+function warnOfRollback({ stack, warnings }: Draft, { Name, UpdateConfig }: ServiceSpec): void {
+  if (UpdateConfig?.FailureAction !== "rollback") return;
+  warnings.push(
+    `service ${Name} gives a published port to another service of the stack: if its update fails it goes back without it, and shoal stack rollback ${stack} gives both their ports again`,
+  );
+}
+
 function planService(draft: Draft, given: ServiceSpec): void {
   const { scratch, tools, wish } = draft;
-  const before = scratch.view.serviceByName(given.Name);
+  const current = scratch.view.serviceByName(given.Name);
+  const before = draft.released.get(given.Name) ?? current;
   if (before && before.spec.Labels?.[STACK_LABEL] !== draft.stack) throw notOurs(draft);
   const wanted = wantedSpec(draft, given, before);
   const auth = wish.authOf(wanted);
@@ -290,7 +336,7 @@ function planService(draft: Draft, given: ServiceSpec): void {
   const spec = resolveContainerOptions(withAuth(wanted, sealed));
   validateServiceSpec(scratch.view, spec, before);
   const change = { kind: "service", name: spec.Name } as const;
-  if (!before) {
+  if (!before || !current) {
     propose(draft, createServiceAction(newId(tools.random), spec, tools.nowMs));
     tell(draft, { ...change, action: "create", effect: starts(spec) });
     return;
@@ -302,7 +348,8 @@ function planService(draft: Draft, given: ServiceSpec): void {
     keepService(draft, before);
     return;
   }
-  propose(draft, updateAction(before, before.specVersion, spec, tools.nowMs));
+  // Goes back, if it fails, to a spec without the ports that it gives away: others have them by then.
+  propose(draft, updateAction(current, current.specVersion, spec, tools.nowMs));
   tell(draft, {
     ...change,
     action: "update",
@@ -393,12 +440,14 @@ function stops(count: number): string {
 function starts(spec: ServiceSpec): string {
   const { Replicated, ReplicatedJob } = spec.Mode;
   if (Replicated) return `starts ${tasks(Replicated.Replicas ?? 1)}`;
+  if (isScheduled(spec)) return `runs at its times: ${spec.Labels?.[SCHEDULE_LABEL]}`;
   if (ReplicatedJob) return `runs ${ReplicatedJob.TotalCompletions ?? 1} to completion`;
   return spec.Mode.GlobalJob ? "runs once on every node" : "starts a task on every node";
 }
 
 function replaces(view: ClusterView, before: Service, spec: ServiceSpec): string {
-  if (spec.Mode.ReplicatedJob || spec.Mode.GlobalJob) return "the job runs again";
+  if (isScheduled(spec)) return "its next run is of it";
+  if (isJob(spec)) return "the job runs again";
   // A version that no task has: each is looked at.
   const after = { ...before, spec, specVersion: -1 };
   const wanted = view.tasksByService(before.id).filter(isWanted);
@@ -426,15 +475,23 @@ function notOurs(draft: Draft): ClusterError {
 function keep(
   draft: Draft,
   change: Pick<StackChange, "kind" | "name">,
-  labels: Labels,
+  labels: { before: Labels; wanted: Labels },
   relabel: (labels: Labels) => StoreAction,
 ): void {
-  if (labels[STACK_ID_LABEL] === draft.stackId) {
+  const wanted = { ...labels.wanted, [STACK_ID_LABEL]: draft.stackId };
+  const fields = diffFields({ Labels: labels.before }, { Labels: wanted });
+  if (fields.length === 0) {
     tell(draft, { ...change, action: "keep" });
     return;
   }
-  propose(draft, relabel({ ...labels, [STACK_ID_LABEL]: draft.stackId }));
-  tell(draft, { ...change, action: "update", effect: "belongs to the stack from now on" });
+  propose(draft, relabel(wanted));
+  const isOurs = labels.before[STACK_ID_LABEL] === draft.stackId;
+  tell(draft, {
+    ...change,
+    action: "update",
+    fields: fields.filter(({ path }) => path !== `Labels.${STACK_ID_LABEL}`),
+    effect: isOurs ? "" : "belongs to the stack from now on",
+  });
 }
 
 function planOwnNetwork(draft: Draft, model: StackNetwork): void {
@@ -448,7 +505,9 @@ function planOwnNetwork(draft: Draft, model: StackNetwork): void {
   if (before) {
     if (before.spec.Labels?.[STACK_LABEL] !== draft.stack) throw notOurs(draft);
     refuseOtherNetwork(before, request);
-    keep(draft, change, before.spec.Labels, (Labels) => ({
+    warnOfOtherNetwork(draft, before, request);
+    const { Labels } = before.spec;
+    keep(draft, change, { before: Labels, wanted: Labels }, (Labels) => ({
       type: "update",
       table: "network",
       id: before.id,
@@ -475,6 +534,10 @@ function rangeText(subnet: string): string {
   return range ? `${range.first}-${range.last}` : subnet;
 }
 
+function addressText(address: string): string {
+  return rangeText(`${address}/${address.includes(":") ? 128 : 32}`);
+}
+
 /** Tasks are on it: a network is made once. */
 function refuseOtherNetwork({ spec }: Network, wanted: NetworkCreate): void {
   // Canonical, and only of the families that the file names: the other one is the cluster's to choose.
@@ -499,6 +562,30 @@ function refuseOtherNetwork({ spec }: Network, wanted: NetworkCreate): void {
   );
 }
 
+/** What is never changed and breaks nothing as it is: the services go on, and the user is told. */
+function warnOfOtherNetwork(draft: Draft, { spec }: Network, wanted: NetworkCreate): void {
+  const { [STACK_ID_LABEL]: _before, ...before } = spec.Labels;
+  const { [STACK_ID_LABEL]: _wanted, ...labels } = wanted.Labels;
+  const fields = diffFields({ Labels: before }, { Labels: labels });
+  for (const pool of wanted.IPAM.Config) {
+    const subnet = pool.Subnet === undefined ? undefined : rangeText(pool.Subnet);
+    const known = spec.IPAM.Config.find((one) => rangeText(one.Subnet ?? "") === subnet);
+    if (!known) continue;
+    const isOtherGateway =
+      pool.Gateway !== undefined && addressText(pool.Gateway) !== addressText(known.Gateway ?? "");
+    if (isOtherGateway) fields.push({ path: "Gateway", from: known.Gateway, to: pool.Gateway });
+    if (rangeText(pool.IPRange ?? "") !== rangeText(known.IPRange ?? "")) {
+      fields.push({ path: "IPRange", from: known.IPRange, to: pool.IPRange });
+    }
+  }
+  if (fields.length === 0) return;
+  const value = (given: unknown) => (given === undefined ? "nothing" : JSON.stringify(given));
+  const what = fields.map(({ path, from, to }) => `${path} ${value(from)}, not ${value(to)}`);
+  draft.warnings.push(
+    `network ${wanted.Name} is never changed and keeps ${what.join("; ")}: give it another name (name: …) in the file to have it made anew`,
+  );
+}
+
 function planData(draft: Draft, of: DataKind, model: StackData): void {
   const { scratch, tools, wish } = draft;
   const data = wish.data[`${of.kind}s`].get(model.Name);
@@ -508,7 +595,9 @@ function planData(draft: Draft, of: DataKind, model: StackData): void {
   if (before) {
     if (before.spec.Labels?.[STACK_LABEL] !== draft.stack) throw notOurs(draft);
     if (data !== undefined) refuseOtherData(tools.vault, before, data);
-    keep(draft, change, before.spec.Labels, (Labels) => ({
+    refuseOtherTemplating(before, model);
+    const { Labels } = before.spec;
+    keep(draft, change, { before: Labels, wanted: labels }, (Labels) => ({
       type: "update",
       table: of.kind,
       id: before.id,
@@ -538,6 +627,15 @@ function refuseOtherData(vault: Vault, { id, spec }: Secret, data: string): void
   throw new ClusterError(
     "failed-precondition",
     "its data is other, and cannot be changed: leave name: out of the file, so that each version has a name of its own, or give it another name",
+  );
+}
+
+function refuseOtherTemplating({ spec }: Secret, { Templating }: StackData): void {
+  const [from, to] = [spec.Templating?.Name ?? "", Templating?.Name ?? ""];
+  if (from === to) return;
+  throw new ClusterError(
+    "failed-precondition",
+    `its template_driver is ${JSON.stringify(from)} where ${JSON.stringify(to)} is wanted, and cannot be changed: leave name: out of the file, or give it another name`,
   );
 }
 

@@ -210,13 +210,48 @@ describeLab("stacks as objects", { hosts: 3, agents: true }, (made) => {
   }, 60_000);
 
   test("curl is a client too, on any manager; a worker says where to go", async () => {
-    const file = "services:\n  one:\n    image: lab:latest\n    stop_grace_period: 1s\n";
-    const put = await call("PUT", "/shoal/v1/stacks/tiny?resolve-image=never", file);
-    expect(put).toMatchObject({ status: 200, body: { Revision: 1, IsChange: true } });
+    /** Two services, by their published ports. */
+    const fileOf = (one: number, two: number) =>
+      `services:${["one", "two"]
+        .map(
+          (name, index) =>
+            `\n  ${name}: { image: "lab:latest", stop_grace_period: 1s, environment: { TASK: ${name} }, ports: ["${[one, two][index]}:80"] }`,
+        )
+        .join("")}\n`;
+    const file = fileOf(8091, 8092);
+    const path = "/shoal/v1/stacks/tiny?resolve-image=never";
+    const waitForAnswer = (port: number, name: string) =>
+      waitFor(`the answer of ${name} at ${port}`, async () => {
+        const url = `http://${lab.host(1).address}:${port}/`;
+        const { stdout } = await lab.host(3).tryRun(["curl", "-s", "-m", "5", url]);
+        return stdout.includes(`task=${name} `);
+      });
+    expect(await call("PUT", path, file)).toMatchObject({
+      status: 200,
+      body: { Revision: 1, IsChange: true },
+    });
     await waitFor("it to run", async () => {
       const { body } = await call("GET", "/shoal/v1/stacks/tiny");
       return (body as { State: string }).State === "running";
     });
+    await waitForAnswer(8091, "one");
+    // The ports change hands in one deployment.
+    expect((await call("PUT", path, fileOf(8092, 8091))).status).toBe(200);
+    await waitForAnswer(8091, "two");
+    await waitForAnswer(8092, "one");
+    const format = "{{.Action}} {{.Actor.Attributes.name}} {{.Actor.Attributes.revision}}";
+    const told = await lab
+      .host(2)
+      .docker(
+        "events",
+        "--since=5m",
+        "--until=0s",
+        "--filter=type=stack",
+        "--filter=stack=tiny",
+        "--format",
+        format,
+      );
+    expect(lines(told)).toEqual(["create tiny 1", "update tiny 2"]);
     expect((await call("PUT", "/shoal/v1/stacks/tiny", "services: 7\n")).status).toBe(400);
     expect((await call("PUT", "/shoal/v1/stacks/Not_A-Name-", file)).status).toBe(400);
     expect(await call("DELETE", "/shoal/v1/stacks/tiny")).toEqual({ status: 204, body: undefined });

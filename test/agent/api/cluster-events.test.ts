@@ -11,6 +11,13 @@ import { makeNode } from "./fake-ports.ts";
 
 const NOW_MS = 1_795_331_542_576;
 const META = { version: 1, createdAtMs: NOW_MS - 10, updatedAtMs: NOW_MS - 5 };
+const NO_MODEL = {
+  services: [],
+  networks: [],
+  secrets: [],
+  configs: [],
+  externals: { networks: [], secrets: [], configs: [] },
+};
 const service = (set: Partial<Service> = {}, replicas = 2, image = "one"): Service => ({
   ...META,
   id: "s1",
@@ -131,6 +138,23 @@ describe("events of a node", () => {
       { name: "h8", "leader.old": "false", "leader.new": "true" },
     ]);
   });
+});
+
+test("events of a stack have its newest revision", () => {
+  const { seen, events } = listening();
+  const revision = { number: 1, atMs: NOW_MS, files: [], model: NO_MODEL, images: {} };
+  const object = { ...META, id: "st1", spec: { Name: "shop" }, revisions: [revision] };
+  const ofStack = (kind: Change["kind"], ...more: (typeof revision)[]): Change => {
+    const revisions = [...object.revisions, ...more];
+    return { index: 1, kind, table: "stack", id: object.id, object: { ...object, revisions } };
+  };
+  const second = { ...revision, number: 2 };
+  events.take([ofStack("create"), ofStack("update", second), ofStack("remove", second)]);
+  expect(seen.map(({ type, action, id, attributes }) => [type, action, id, attributes])).toEqual([
+    ["stack", "create", "st1", { name: "shop", revision: "1" }],
+    ["stack", "update", "st1", { name: "shop", revision: "2" }],
+    ["stack", "remove", "st1", { name: "shop", revision: "2" }],
+  ]);
 });
 
 test("past events are kept, the last ones, in order and apart", () => {

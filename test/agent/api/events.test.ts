@@ -51,6 +51,15 @@ describe("matches()", () => {
   });
 });
 
+test("matches() knows events of stacks by type and name", () => {
+  const ofStack = event({ type: "stack", attributes: { name: "shop", revision: "2" } });
+  const isMatch = (filters: Record<string, string[]>) =>
+    matches(ofStack, new Map(Object.entries(filters)));
+  expect([isMatch({ type: ["stack"] }), isMatch({ stack: ["shop"] })]).toEqual([true, true]);
+  expect([isMatch({ type: ["service"] }), isMatch({ stack: ["x"] })]).toEqual([false, false]);
+  expect(isMatch({ service: ["shop"] })).toBe(false);
+});
+
 test("parseTime() reads what the engine reads", () => {
   const nowMs = Date.UTC(2026, 0, 1);
   expect(parseTime("1795331563.5", nowMs)).toBe(1_795_331_563_500);

@@ -1,7 +1,13 @@
 import { beforeEach, describe, expect, test } from "bun:test";
 import { planStack, type StackPlan, type StackWish } from "../../../agent/stacks/plan.ts";
 import type { ServiceSpec } from "../../../core/objects/service.ts";
-import { STACK_ID_LABEL, STACK_LABEL, type StackModel } from "../../../core/objects/stack.ts";
+import {
+  STACK_ID_LABEL,
+  STACK_LABEL,
+  type StackData,
+  type StackModel,
+} from "../../../core/objects/stack.ts";
+import { seededRandom } from "../../../core/random.ts";
 import { createFakePorts, type FakePorts, makeNode } from "../api/fake-ports.ts";
 
 const Labels = { [STACK_LABEL]: "shop" };
@@ -142,6 +148,194 @@ describe("planStack()", () => {
     ).toContain("service shop_new: port '8080' is already in use by service 'shop_old'");
     await deploy(model({ services: [service("new", { EndpointSpec })] }));
     expect(ports.rows.services().map(({ spec }) => spec.Name)).toEqual(["shop_new"]);
+  });
+
+  /** Ingress ports as published, by service: what the spec names and what is served. */
+  const published = () =>
+    Object.fromEntries(
+      ports.rows
+        .services()
+        .map(({ spec, endpoint }) => [
+          spec.Name,
+          [spec.EndpointSpec?.Ports ?? [], endpoint?.ports ?? []].map((list) =>
+            list.map(({ PublishedPort }) => PublishedPort),
+          ),
+        ]),
+    );
+  const publishing = (name: string, ...numbers: number[]) =>
+    service(name, {
+      EndpointSpec: { Ports: numbers.map((PublishedPort) => ({ TargetPort: 80, PublishedPort })) },
+    });
+  /** As the allocator does after each change. */
+  async function serveAll() {
+    for (const { id, spec, specVersion } of ports.rows.services()) {
+      const served = (spec.EndpointSpec?.Ports ?? []).map(
+        ({ PublishedPort, TargetPort }, index) => ({
+          Protocol: "tcp" as const,
+          TargetPort,
+          PublishedPort: PublishedPort || 30_000 + index,
+          PublishMode: "ingress" as const,
+        }),
+      );
+      const endpoint = { specVersion, mode: "vip" as const, virtualIps: [], ports: served };
+      await ports.propose([{ type: "update", table: "service", id, set: { endpoint } }]);
+    }
+  }
+
+  test.each([
+    ["to a service that is there", { a: [8_080], b: [] }, { a: [], b: [8_080] }],
+    ["to a new one", { a: [8_080, 8_081] }, { a: [8_081], b: [8_080] }],
+    ["to each other", { a: [8_080], b: [8_081] }, { a: [8_081], b: [8_080] }],
+    ["in a circle", { a: [1], b: [2], c: [3] }, { a: [2], b: [3], c: [1] }],
+  ] as const)("ports go %s in one deployment", async (_how, from, to) => {
+    const modelOf = (wish: Readonly<Record<string, readonly number[]>>) =>
+      model({ services: Object.entries(wish).map(([name, of]) => publishing(name, ...of)) });
+    await deploy(modelOf(from));
+    await serveAll();
+    const before = ports.rows.serviceByName("shop_a") ?? expect.unreachable();
+    const made = await deploy(modelOf(to));
+    for (const [name, numbers] of Object.entries(to)) {
+      expect(published()[`shop_${name}`]?.[0]).toEqual([...numbers]);
+    }
+    const after = ports.rows.serviceByName("shop_a") ?? expect.unreachable();
+    // Goes back to what it was, but for ports that others have by then.
+    const old = before.spec.EndpointSpec?.Ports ?? [];
+    const kept: readonly number[] = to.a;
+    const Ports = old.filter(({ PublishedPort = 0 }) => kept.includes(PublishedPort));
+    expect([after.previousSpec, after.previousSpecVersion]).toEqual([
+      { ...before.spec, EndpointSpec: { ...before.spec.EndpointSpec, Ports } },
+      before.specVersion,
+    ]);
+    expect(after.specVersion).toBe(ports.rows.index);
+    const change = made.changes.find(({ name }) => name === "shop_a");
+    expect(JSON.stringify(change?.fields)).toContain(String(from.a[0]));
+    await serveAll();
+    expect((await deploy(modelOf(to))).isChange).toBe(false);
+  });
+
+  test("whatever the ports were, those of a file are given, and none to two services", async () => {
+    const random = seededRandom(2026);
+    const below = (limit: number) => Math.floor(random.next() * limit);
+    for (let round = 0; round < 60; round += 1) {
+      const wish = new Map(["a", "b", "c"].map((name): [string, number[]] => [name, []]));
+      // Each port has one service, or none.
+      for (const port of [1, 2, 3, 4]) wish.get(["a", "b", "c", ""][below(4)] ?? "")?.push(port);
+      const services = [...wish].map(([name, of]) => publishing(name, ...of));
+      await deploy(model({ services: services.slice(below(2)) }));
+      // Sometimes the allocator has not been there since.
+      if (below(3) > 0) await serveAll();
+      const held = Object.values(published()).map((lists) => [...new Set(lists.flat())]);
+      expect(held.flat()).toHaveLength(new Set(held.flat()).size);
+    }
+  });
+
+  test("a port that its service keeps, or that another stack has, goes nowhere", async () => {
+    await deploy(model({ services: [publishing("a", 8_080), publishing("b", 0)] }));
+    await serveAll();
+    const taken = (wish: StackModel) => expect(refusal(wish));
+    taken(model({ services: [publishing("a", 8_080), publishing("b", 8_080)] })).toContain(
+      "service shop_b: port '8080' is already in use by service 'shop_a'",
+    );
+    taken(model({ services: [publishing("a", 30_000), publishing("b", 0)] })).toContain(
+      "service shop_a: port '30000' is already in use by service 'shop_b'",
+    );
+    taken(model({ services: [publishing("b", 8_080), publishing("c", 8_080)] })).toContain(
+      "service shop_c: port '8080' is already in use by service 'shop_b'",
+    );
+    expect(refusal(model({ services: [publishing("c", 8_080)] }), { prune: false })).toContain(
+      "service shop_c: port '8080' is already in use by service 'shop_a'",
+    );
+  });
+
+  test("a service that changes meanwhile keeps its port: the proposal is refused as a whole", async () => {
+    const two = (a: number, b: number) =>
+      model({ services: [publishing("a", a), publishing("b", b)] });
+    await deploy(two(1, 2));
+    await serveAll();
+    const made = plan(two(2, 1));
+    await serveAll();
+    const before = JSON.stringify(published());
+    expect(await ports.propose(made.actions).catch(String)).toContain("out of sequence");
+    expect(JSON.stringify(published())).toBe(before);
+  });
+
+  test("a service that gives a port away is warned that its update cannot undo itself", async () => {
+    const withRollback = (name: string, port: number) => {
+      const made = publishing(name, port);
+      return { ...made, UpdateConfig: { FailureAction: "rollback" as const } };
+    };
+    const two = (a: number, b: number) =>
+      model({ services: [withRollback("a", a), withRollback("b", b)] });
+    expect((await deploy(two(1, 2))).warnings).toEqual([]);
+    expect((await deploy(two(1, 3))).warnings).toEqual([]);
+    expect((await deploy(two(4, 1))).warnings).toEqual([
+      expect.stringContaining("service shop_a gives a published port to another service"),
+    ]);
+  });
+
+  test("other labels of a secret are set in place, and back again; no task is replaced", async () => {
+    const labelled = (more: Record<string, string>) =>
+      model({
+        services: [service("web", {}, { Secrets: [secretOf("shop_key-1")] })],
+        secrets: [{ Name: "shop_key-1", Labels: { ...Labels, ...more } }],
+      });
+    const data = { secrets: new Map([["shop_key-1", btoa("hush")]]), configs: new Map() };
+    const secret = () => ports.rows.secretByName("shop_key-1") ?? expect.unreachable();
+    await deploy(labelled({ a: "1", gone: "x" }), { data });
+    const before = secret();
+    const made = await deploy(labelled({ a: "2" }), { data });
+    expect(made.changes.filter(({ action }) => action === "update")).toEqual([
+      {
+        kind: "secret",
+        name: "shop_key-1",
+        action: "update",
+        effect: "",
+        fields: [
+          { path: "Labels.a", from: "1", to: "2" },
+          { path: "Labels.gone", from: "x" },
+        ],
+      },
+    ]);
+    const own = { [STACK_ID_LABEL]: stack().id };
+    expect(secret().spec).toEqual({ ...before.spec, Labels: { ...Labels, a: "2", ...own } });
+    expect((await deploy(labelled({ a: "2" }), { data })).isChange).toBe(false);
+    // A rollback has no data, and needs none.
+    await deploy(labelled({ a: "1", gone: "x" }), { repeats: 1 });
+    expect(secret().spec).toEqual(before.spec);
+  });
+
+  test("another template driver under the same name is refused", async () => {
+    const templated = (set: Partial<StackData>) =>
+      model({ services: [], configs: [{ Name: "motd", Labels, ...set }] });
+    const data = { secrets: new Map(), configs: new Map([["motd", btoa("hi")]]) };
+    await deploy(templated({}), { data });
+    expect(refusal(templated({ Templating: { Name: "golang" } }), { data })).toContain(
+      'config motd: its template_driver is "" where "golang" is wanted, and cannot be changed',
+    );
+  });
+
+  test("a network that is kept as it is although the file says otherwise is warned of", async () => {
+    const withNetwork = (set: Record<string, unknown>) =>
+      model({
+        services: [],
+        networks: [{ Name: "shop_n", Driver: "overlay", Labels, ...set }],
+      });
+    const pool = (more: Record<string, string>) => ({
+      IPAM: { Config: [{ Subnet: "10.99.7.0/24", ...more }] },
+    });
+    await deploy(withNetwork(pool({ Gateway: "10.99.7.1" })));
+    expect(plan(withNetwork(pool({}))).warnings).toEqual([]);
+    const other = withNetwork({
+      ...pool({ Gateway: "10.99.7.9", IPRange: "10.99.7.128/25" }),
+      Labels: { ...Labels, a: "b" },
+    });
+    const made = await deploy(other);
+    expect([made.warnings, told(made)]).toEqual([
+      [
+        'network shop_n is never changed and keeps Labels.a nothing, not "b"; Gateway "10.99.7.1", not "10.99.7.9"; IPRange nothing, not "10.99.7.128/25": give it another name (name: …) in the file to have it made anew',
+      ],
+      ["keep network shop_n"],
+    ]);
   });
 
   test("two new networks get subnets of their own", async () => {
