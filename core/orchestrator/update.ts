@@ -30,6 +30,7 @@ import { type PlanDraft, updateService, updateTask, wakeAt } from "./plan-draft.
 import { progressDeadlineMs, showDuration } from "./progress-deadline.ts";
 import { diedByItself, isStopped } from "./restart.ts";
 import { compareTasks, createTask, type Slot, wantedIn } from "./slot.ts";
+import { rollbackObstacle } from "./rollback-obstacle.ts";
 import { waitOf } from "./start-order.ts";
 import type { ClusterView } from "../store/view.ts";
 import { isOutdated, isTaskDirty } from "./task-dirty.ts";
@@ -347,16 +348,22 @@ function isNodeUnknown(view: ClusterView, task: Task): boolean {
   return nodes.some((node) => node?.status.state === "unknown");
 }
 
-/** Pauses or rolls back, as the settings say; a failing rollback is only ever paused. */
+/** Pauses or rolls back, as the settings say and as it can; a failing rollback is only ever paused. */
 function giveUp(draft: PlanDraft, service: Service, config: Settings, cause: string): void {
+  const { previousSpec } = service;
+  const isToGoBack = config.failureAction === "rollback" && previousSpec !== undefined;
+  const obstacle = isToGoBack ? rollbackObstacle(draft.view, service, previousSpec) : undefined;
   if (service.updateStatus?.state === "rollback_started") {
     setStatus(draft, service, "rollback_paused", `rollback paused ${cause}`);
-  } else if (config.failureAction === "rollback" && service.previousSpec) {
+  } else if (obstacle !== undefined) {
+    const message = `update paused ${cause}; it cannot be rolled back: ${obstacle}`;
+    setStatus(draft, service, "paused", message);
+  } else if (isToGoBack) {
     updateService(
       draft,
       service,
       {
-        spec: service.previousSpec,
+        spec: previousSpec,
         updateStatus: {
           state: "rollback_started",
           startedAtMs: draft.nowMs,

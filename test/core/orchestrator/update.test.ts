@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import type { UpdateConfig } from "../../../core/objects/service.ts";
-import type { TaskState } from "../../../core/objects/task.ts";
+import type { ServiceSpec, UpdateConfig } from "../../../core/objects/service.ts";
+import type { Task, TaskState } from "../../../core/objects/task.ts";
 import { PLANNERS } from "../../../core/planners.ts";
 import type { ClusterView } from "../../../core/store/view.ts";
 import {
@@ -154,6 +154,59 @@ describe("planUpdate()", () => {
       /^update paused due to failure or early termination of task \w+: task: non-zero exit \(3\)$/,
     );
   });
+
+  test.each(["port", "secret"])(
+    "pauses where it cannot go back, since its %s is not to be had any more",
+    (kind) => {
+      const { cluster, nowMs } = running({ Parallelism: 1, FailureAction: "rollback" });
+      const Secrets = [{ SecretID: "old", SecretName: "old" }];
+      const secret = { id: "old", spec: { Name: "old", Labels: {} } };
+      cluster.apply([{ type: "create", table: "secret", object: secret }], nowMs);
+      const used = (spec: ServiceSpec) => {
+        spec.EndpointSpec = { Ports: [{ TargetPort: 80, PublishedPort: 8080 }] };
+        spec.TaskTemplate.ContainerSpec.Secrets = Secrets;
+        return spec;
+      };
+      updateSpec(cluster, "web", used, nowMs);
+      const usedMs = runToQuiet(cluster, { planners, nowMs });
+      updateSpec(
+        cluster,
+        "web",
+        (spec) => {
+          spec.EndpointSpec = { Ports: [] };
+          delete spec.TaskTemplate.ContainerSpec.Secrets;
+          return setImage(spec, "busybox:bad");
+        },
+        usedMs,
+      );
+      // The allocator gives the port up first.
+      const agent = failing("busybox:bad", "failed");
+      const waiting = (task: Task, atMs: number) =>
+        atMs < usedMs + 1_000 ? undefined : agent(task, atMs);
+      runToQuiet(cluster, { planners, nowMs: usedMs, untilMs: usedMs + 900, agent: waiting });
+      const other = aService("other", {
+        replicas: 1,
+        ports: [{ TargetPort: 80, PublishedPort: 8080 }],
+      });
+      const taken =
+        kind === "port"
+          ? ({ type: "create", table: "service", object: other } as const)
+          : ({ type: "remove", table: "secret", id: "old" } as const);
+      expect(cluster.apply([taken], usedMs + 950)).toBe(0);
+      runToQuiet(cluster, { planners, nowMs: usedMs + 1_000, untilMs: usedMs + 60_000, agent });
+      const { state, message } = cluster.view.service("web")?.updateStatus ?? {};
+      const why = {
+        port: "port 8080/tcp belongs to service other now",
+        secret: "secret old, which the spec before uses, is removed",
+      }[kind];
+      expect([state, message]).toEqual([
+        "paused",
+        expect.stringMatching(
+          new RegExp(`^update paused due to .*; it cannot be rolled back: ${why}$`),
+        ),
+      ]);
+    },
+  );
 
   test("a paused update goes on with the next spec", () => {
     const { cluster, nowMs } = running({ Parallelism: 1 });
