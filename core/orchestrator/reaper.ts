@@ -4,7 +4,8 @@
  *
  * The history is also the memory of restart.ts and update.ts, so more than the limit is kept where
  * they need it: MaxAttempts + 1 tasks of a slot, 3 while an update runs, and always the newest task
- * of a slot in which nothing is wanted (else a finished one would be made again). A job's completed
+ * of a slot in which nothing is wanted (else a finished one would be made again), and where a service waits
+ * for others one that had a node (else it would wait again). A job's completed
  * tasks are kept as long as its run is the last one: they say which slots are done.
  *
  * A task whose node is gone, or down for ORPHAN_AFTER_MS, becomes `orphaned`: its end can never be
@@ -13,11 +14,14 @@
  *
  * Source: SwarmKit manager/orchestrator/taskreaper, manager/dispatcher (orphaned).
  */
+import type { Service } from "../objects/service.ts";
+import { dependenciesOf } from "../objects/start-order.ts";
 import { isTaskDead, type Task, taskStateAtLeast } from "../objects/task.ts";
 import type { Planner } from "../plan.ts";
 import type { ClusterView } from "../store/view.ts";
 import { closeDraft, openDraft, type PlanDraft, updateTask, wakeAt } from "./plan-draft.ts";
 import { compareTasks, isWanted, slotKeyOf } from "./slot.ts";
+import { isPlaced } from "./start-order.ts";
 import { homeOf } from "./stateful.ts";
 
 /** Source: SwarmKit manager/dispatcher, defaultNodeDownPeriod. */
@@ -94,15 +98,23 @@ function reapHistory(draft: PlanDraft, tasks: Task[], orphans: Map<Task, string>
   if (limit < 0 || excess <= 0) return;
   tasks.sort(compareTasks);
   const newestToKeep = tasks.some(isWanted) ? undefined : tasks.at(-1);
+  const startToKeep = startOf(draft.view.service(first.serviceId), tasks);
   for (const task of tasks) {
     if (excess === 0) return;
     const isReapable = isOver(task) || orphans.has(task);
     const isCompletion = task.jobIteration !== undefined && task.status.state === "complete";
     if (isWanted(task) || isCompletion || !isReapable || task === newestToKeep) continue;
+    if (task === startToKeep) continue;
     orphans.delete(task);
     remove(draft, task);
     excess -= 1;
   }
+}
+
+/** That a service which waits for others has started is told by a task that had a node: one is kept of each slot. */
+function startOf(service: Service | undefined, tasks: readonly Task[]): Task | undefined {
+  if (dependenciesOf(service?.spec.Labels).length === 0) return undefined;
+  return tasks.findLast((task) => isWanted(task) && isPlaced(task)) ?? tasks.findLast(isPlaced);
 }
 
 /** How many tasks of a slot are kept, wanted ones included; negative: all. */

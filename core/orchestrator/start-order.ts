@@ -11,10 +11,12 @@
  * update at the updater, so that what runs goes on running. The memory is the tasks: one that was given a
  * node by the present spec is the end of the waiting. A rollback waits for nobody.
  */
-import { isJob, type Service } from "../objects/service.ts";
+import type { NodeObject } from "../objects/node.ts";
+import { isJob, replicasOf, type Service } from "../objects/service.ts";
 import { type Dependency, dependenciesOf, misfitOf } from "../objects/start-order.ts";
 import { isTaskDead, type Task, taskName, taskStateAtLeast } from "../objects/task.ts";
 import type { ClusterView } from "../store/view.ts";
+import { nodeFit } from "./node-fit.ts";
 import { failedForGood, hasCompleted, serviceStatus } from "./service-status.ts";
 import { isWanted } from "./slot.ts";
 import { isTaskDirty } from "./task-dirty.ts";
@@ -43,7 +45,8 @@ export function waitOf(view: ClusterView, service: Service): Wait | undefined {
   return undefined;
 }
 
-function isPlaced(task: Task): boolean {
+/** True for a task that was given a node, whatever became of it. */
+export function isPlaced(task: Task): boolean {
   return task.nodeId !== undefined && taskStateAtLeast(task.status.state, "assigned");
 }
 
@@ -72,6 +75,9 @@ function lackOf(
   if (condition === "completed") return jobLack(view, other);
   if (isBeingUpdated(view, other)) return { message: `waits for the update of ${name}` };
   if (!isFirst) return undefined;
+  if (replicasOf(other.spec) === 0) {
+    return { message: `waits for ${name}, which is scaled to 0: scale it up` };
+  }
   if (condition === "started") {
     const isStarted = view.tasksByService(other.id).some(hasStarted);
     return isStarted ? undefined : { message: `waits for ${name} to be started` };
@@ -88,8 +94,13 @@ function jobLack(view: ClusterView, job: Service): Lack | undefined {
   if (hasCompleted(job, view)) return undefined;
   const { Name: name } = job.spec;
   const failed = failedForGood(job, view);
-  if (!failed) return { message: `waits for ${name} to complete` };
-  const why = `${taskName(failed)} has failed: ${failed.status.err ?? failed.status.message}`;
+  if (!failed) {
+    const isNowhere = job.spec.Mode.GlobalJob && !view.nodes().some((node) => isOpen(job, node));
+    const why = isNowhere ? `, for which there is no node: see shoal why ${name}` : "";
+    return { message: `waits for ${name} to complete${why}` };
+  }
+  const { err, message } = failed.status;
+  const why = `${taskName(failed)} has failed: ${err || message || failed.status.state}`;
   return {
     message: `waits for ${name} to complete, and ${why}: mend it, and run it again (docker service update --force ${name})`,
     isHopeless: true,
@@ -107,7 +118,14 @@ function isBeingUpdated(view: ClusterView, service: Service): boolean {
   if (state === "updating" || state === "rollback_started") return true;
   // A user has to look after it; others are not held up by that.
   if (state === "paused" || state === "rollback_paused" || isJob(service.spec)) return false;
-  return view
-    .tasksByService(service.id)
-    .some((task) => isWanted(task) && isTaskDirty(view, service, task));
+  return view.tasksByService(service.id).some((task) => {
+    if (!isWanted(task) || !isTaskDirty(view, service, task)) return false;
+    // A global service leaves what it has on a paused node as it is, for as long as it is paused.
+    const node = view.node(task.nodeId ?? "");
+    return service.spec.Mode.Global === undefined || (node !== undefined && isOpen(service, node));
+  });
+}
+
+function isOpen(service: Service, node: NodeObject): boolean {
+  return nodeFit(service, node) === "open";
 }

@@ -77,10 +77,13 @@ export function planUpdate(
   recordRunning(draft, service, progress);
   if (isActive) {
     if (planFailure(draft, service, progress, config)) return;
-    if (planCompletion(draft, service, progress, config)) return;
-    if (planDeadline(draft, service, progress, config)) return;
+    // In a slot that this plan has made a task in, the new one is not among its tasks yet.
+    const isBegun = ({ slot, attemptedAtMs, hasOutdated }: Progress) =>
+      touched.has(slot.key) && attemptedAtMs === undefined && hasOutdated;
+    if (!progress.some(isBegun) && planCompletion(draft, service, progress, config)) return;
   }
-  if (waiting.length > 0 && planWait(draft, service, config)) return;
+  if (planWait(draft, service, config)) return;
+  if (isActive && planDeadline(draft, service, progress, config)) return;
   const isBusy = (item: Progress) =>
     isInWork(draft, item, config, touched) ||
     (!item.isWaiting && moves?.moving.has(item.slot.key) === true);
@@ -98,19 +101,21 @@ export const UPDATE_IN_PROGRESS = "update in progress";
 
 /**
  * Holds an update while the service waits for others; what has not been placed may be replaced at once. One
- * that would wait for ever is given up. True when nothing is to be started.
+ * that would wait for ever is given up. True when nothing more is to be done in this round: an update that was
+ * held begins in the next one, by whose status its time counts from now.
  */
 function planWait(draft: PlanDraft, service: Service, config: Settings): boolean {
-  const { state, message: told } = service.updateStatus ?? {};
-  if (state === "rollback_started") return false;
+  const { updateStatus: before, spec } = service;
+  if (before?.state === "rollback_started") return false;
   const wait = waitOf(draft.view, service);
   const isHeld = wait !== undefined && !wait.isFirst;
-  if (isHeld && wait.isHopeless) giveUp(draft, service, config, `since it ${wait.message}`);
-  else {
-    const message = isHeld ? `update ${wait.message}` : UPDATE_IN_PROGRESS;
-    if (told !== message) setStatus(draft, service, "updating", message);
+  if (isHeld && wait.isHopeless) {
+    giveUp(draft, service, config, `since it ${wait.message}; then update ${spec.Name} again`);
+    return true;
   }
-  return isHeld;
+  const message = isHeld ? `update ${wait.message}` : UPDATE_IN_PROGRESS;
+  if (before?.message !== message) setStatus(draft, service, "updating", message);
+  return isHeld || (before?.state === "updating" && before.message !== message);
 }
 
 type Settings = {

@@ -13,7 +13,10 @@ import {
   runToQuiet,
   scaleTo,
   type ServiceWish,
+  set,
+  setAvailability,
   setImage,
+  setNodeState,
   type TestCluster,
   updateSpec,
 } from "../../fixtures/cluster.ts";
@@ -146,6 +149,55 @@ test("what has started is replaced and scaled whatever became of what it needs",
   expect(runningTasks(cluster.view, "web")).toHaveLength(3);
 });
 
+test.each([0, 1, 5])(
+  "that is so with a history of %d tasks, and without a node for a while",
+  (limit) => {
+    const cluster = clusterOf({ db: {}, web: { labels: after("db:healthy") } });
+    const spec = cluster.view.cluster()?.spec;
+    if (!spec) throw new Error("No cluster");
+    const Orchestration = { TaskHistoryRetentionLimit: limit };
+    set(cluster, "cluster", "cluster", { spec: { ...spec, Orchestration } }, 0);
+    let nowMs = runToQuiet(cluster, { planners });
+    cluster.apply([{ type: "remove", table: "service", id: "db" }], nowMs);
+    for (const id of ["n1", "n2"]) setNodeState(cluster, id, "down", nowMs);
+    nowMs = runToQuiet(cluster, { planners, nowMs });
+    for (const id of ["n1", "n2"]) cluster.apply([{ type: "remove", table: "node", id }], nowMs);
+    nowMs = runToQuiet(cluster, { planners, nowMs });
+    cluster.apply([{ type: "create", table: "node", object: aNode({ id: "n3" }) }], nowMs);
+    runToQuiet(cluster, { planners, nowMs });
+    expect(runningTasks(cluster.view, "web")).toHaveLength(1);
+  },
+);
+
+test.each([
+  [{ replicas: 0 }, "db:healthy", "waits for db, which is scaled to 0: scale it up"],
+  [{ replicas: 0 }, "db", "waits for db, which is scaled to 0: scale it up"],
+  [
+    { job: "global", placement: { Constraints: ["node.labels.no==where"] } },
+    "db:completed",
+    "waits for db to complete, for which there is no node: see shoal why db",
+  ],
+] satisfies [ServiceWish, string, string][])("%j as %s: %s", (db, text, why) => {
+  const cluster = clusterOf({ db, web: { labels: after(text) } });
+  runToQuiet(cluster, { planners });
+  expect(errOf(cluster, "web")).toBe(why);
+});
+
+test("a global service is not being updated for what it left on a paused node", () => {
+  const cluster = clusterOf({});
+  const object = aService("db", {});
+  cluster.apply([{ type: "create", table: "service", object }], 0);
+  let nowMs = runToQuiet(cluster, { planners });
+  setAvailability(cluster, "n2", "pause", nowMs);
+  updateSpec(cluster, "db", (spec) => setImage(spec, "busybox:2"), nowMs);
+  nowMs = runToQuiet(cluster, { planners, nowMs });
+  expect(imagesOf(cluster, "db").sort()).toEqual(["busybox:1", "busybox:2"]);
+  const web = aService("web", { replicas: 1, labels: after("db") });
+  cluster.apply([{ type: "create", table: "service", object: web }], nowMs);
+  runToQuiet(cluster, { planners, nowMs });
+  expect(runningTasks(cluster.view, "web")).toHaveLength(1);
+});
+
 describe("an update", () => {
   const wishes = (update = {}): Wishes => ({
     migrate: { job: JOB, restart: NEVER },
@@ -205,6 +257,37 @@ describe("an update", () => {
       expect(status?.message).toContain("update paused since it waits for migrate to complete");
     } else expect(cluster.view.service("web")?.spec.TaskTemplate.ContainerSpec.Image).toBe(image);
   });
+
+  test.each(["complete", "failed"] as const)(
+    "goes on to wait when its old tasks die meanwhile, until the job is %s",
+    (end) => {
+      const { cluster, fates, agent, nowMs } = started({ FailureAction: "rollback" });
+      fates["migrate"] = "hangs";
+      deploy(cluster, nowMs);
+      const heldMs = runToQuiet(cluster, { planners, agent, nowMs });
+      for (const { id, nodeId = "" } of runningTasks(cluster.view, "web")) {
+        const status = { state: "failed" as const, atMs: heldMs, message: "" };
+        cluster.apply([{ type: "task-status", id, nodeId, status }], heldMs);
+      }
+      // Longer than the progress deadline.
+      const longMs = runToQuiet(cluster, {
+        planners,
+        agent,
+        nowMs: heldMs,
+        untilMs: heldMs + 3_600_000,
+      });
+      expect(runningTasks(cluster.view, "web")).toEqual([]);
+      expect(statusOf(cluster, "web")).toMatchObject({
+        state: "updating",
+        message: "update waits for migrate to complete",
+      });
+      fates["migrate"] = end;
+      const lateMs = Math.max(longMs, heldMs + 3_600_000);
+      runToQuiet(cluster, { planners, agent, nowMs: lateMs });
+      const image = end === "complete" ? "busybox:2" : "busybox:1";
+      expect(imagesOf(cluster, "web")).toEqual([image, image]);
+    },
+  );
 
   test("waits while what it needs is being updated, but not for one that was given up", () => {
     const cluster = clusterOf({
