@@ -1,8 +1,8 @@
 /**
  * The gate: `bun scripts/check.ts [--quick]`. Formatting, lint, types, the compiled agent, the tests
- * (the simulator's fixed seeds among them), then the lab tests, two files at a time: they wait more
- * than they compute; those that count lost requests before, each alone. All stages run, whatever fails
- * before; the last line is `N passed, N failed, N skipped`.
+ * (the simulator's fixed seeds among them), two processes at a time, then the lab tests, two files at a time; those
+ * that count lost requests before, each alone. All stages run, whatever fails before; the last line is
+ * `N passed, N failed, N skipped`.
  *
  *   --quick    leaves out the compiled agent and the lab tests (they count as skipped)
  *
@@ -37,7 +37,10 @@ const STAGE_TIMEOUT_MS = 10 * 60_000;
 const TESTS_TIMEOUT_MS = 30 * 60_000;
 const LAB_FILE_TIMEOUT_MS = 12 * 60_000;
 const LAB_TIMEOUT_MS = 45 * 60_000;
-const LAB_FILES_AT_ONCE = 2;
+/** Processes with tests, for two processors: lab tests wait more than they compute. */
+const AT_ONCE = 2;
+/** Of the tests without a lab: more than are run at once, so that both processors end at about the same time. */
+const PARTS = 8;
 /** They bear no neighbour: a client that gets no processor for as long as a task drains loses requests. */
 const LONE_LAB_FILES = ["lossless", "chaos"];
 /** Begun first, so that none of them runs alone at the end. */
@@ -77,6 +80,15 @@ async function stage(title: string, body: () => Promise<string[]>): Promise<void
   const isGood = failures.length === 0;
   durations.push(`${isGood ? "ok    " : "FAILED"} ${seconds.padStart(7)} s   ${title}`);
   console.log(durations.at(-1));
+}
+
+/** All of them, in this order, `AT_ONCE` at a time. */
+async function inLanes<T>(items: readonly T[], run: (item: T) => Promise<void>): Promise<void> {
+  const waiting = [...items];
+  const runLane = async () => {
+    for (let item = waiting.shift(); item !== undefined; item = waiting.shift()) await run(item);
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, runLane));
 }
 
 /** Its output comes out as a whole at its end: that of what runs beside it would be mixed in. */
@@ -181,8 +193,13 @@ await tool("format", [BUN, join(BIN, "biome"), ...biome]);
 await tool("lint", [BUN, join(BIN, "oxlint"), "--type-aware"]);
 await tool("types", [BUN, join(BIN, "tsc"), "--noEmit"]);
 if (!flags.quick) await tool("build dist/shoal", [BUN, "scripts/build.ts"]);
-await stage(`tests (${plainFiles.length} files)`, () =>
-  runTests(plainFiles, { timeoutMs: TESTS_TIMEOUT_MS }),
+const parts = Array.from({ length: PARTS }, (_, part) => {
+  // Each has some of every folder.
+  const some = plainFiles.filter((_file, index) => index % PARTS === part);
+  return { title: `tests ${part + 1} of ${PARTS} (${some.length} files)`, files: some };
+});
+await inLanes(parts, (part) =>
+  stage(part.title, () => runTests(part.files, { timeoutMs: TESTS_TIMEOUT_MS })),
 );
 if (flags.quick) {
   console.log(`\n── lab tests: left out by --quick`);
@@ -209,13 +226,7 @@ if (flags.quick) {
     return failures;
   };
   for (const file of labFiles.filter(isLone)) await stage(file, () => runLabFile(file));
-  const runLane = async () => {
-    for (let file = waiting.shift(); file !== undefined; file = waiting.shift()) {
-      const name = file;
-      await stage(name, () => runLabFile(name));
-    }
-  };
-  await Promise.all(Array.from({ length: LAB_FILES_AT_ONCE }, runLane));
+  await inLanes(waiting, (file) => stage(file, () => runLabFile(file)));
   // A file that was ended for its time could not remove its own.
   await removeStaleLabs();
 }
