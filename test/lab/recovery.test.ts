@@ -134,11 +134,18 @@ describeLab("recovery", { hosts: 4 }, (made) => {
     const full = await leader(1);
     const other = (full % 3) + 1;
     await fill(full, 40);
-    await waitFor("another leader", async () => (await leader(other)) !== full);
-    expect(lab.host(full).agentLog()).toContain("Leadership handed over for want of space");
-    await write(full, "while-low");
-    expect((await status(full)).node.error).toContain(`the file system of ${DATA_DIR} has`);
-    await empty(full);
+    try {
+      await waitFor("another leader", async () => (await leader(other)) !== full);
+      // The others know it sooner than the one that has handed over says so.
+      await waitFor("its word of it", () =>
+        lab.host(full).agentLog().includes("Leadership handed over for want of space"),
+      );
+      await write(full, "while-low");
+      expect((await status(full)).node.error).toContain(`the file system of ${DATA_DIR} has`);
+    } finally {
+      // The tests after this one need the room.
+      await empty(full);
+    }
     await diskState(full, "ok");
   }, 60_000);
 
