@@ -34,7 +34,7 @@ export const ACCEPTED: readonly AcceptedDifference[] = [
   {
     reason:
       "An update that was given up says by which error; stock names the task, which may be forgotten soon",
-    where: /^stderr$/,
+    where: /^std(out|err)$/,
     stock: /failure or early termination of task \S+$/,
     shoal: /failure or early termination of task \S+: task: non-zero exit \(1\)$/,
   },

@@ -98,10 +98,8 @@ describeLab("stacks as objects", { hosts: 3, agents: true }, (made) => {
       const token = await docker("swarm", "join-token", "-q", role);
       await lab.host(host).docker("swarm", "join", "--token", token, `${lab.host(1).address}:2377`);
     }
-    // The managers write a node that has just joined, too: then it is told to try again.
-    await waitFor("h3 to be drained", () =>
-      docker("node", "update", "--availability", "drain", "h3"),
-    );
+    // The managers write a node that has just joined, too: that is no reason to refuse this.
+    await docker("node", "update", "--availability", "drain", "h3");
   }, 60_000);
 
   test("a plan says what would be made, and makes nothing", async () => {
