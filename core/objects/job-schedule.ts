@@ -65,7 +65,7 @@ export function scheduleProblem(spec: ServiceSpec): string | undefined {
   const read = parse(labels);
   if (typeof read === "string") return read;
   if (nextTime(read.times, read.zone, 0) !== undefined) return undefined;
-  return `label ${SCHEDULE_LABEL}: "${labels[SCHEDULE_LABEL]}" is never: no such day comes`;
+  return `label ${SCHEDULE_LABEL}: "${labels[SCHEDULE_LABEL]}" is never: no such day comes; use one that the month has`;
 }
 
 function parse(labels: Labels | undefined): JobSchedule | string {

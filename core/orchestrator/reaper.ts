@@ -103,8 +103,8 @@ function reapHistory(draft: PlanDraft, tasks: Task[], orphans: Map<Task, string>
     if (excess === 0) return;
     const isReapable = isOver(task) || orphans.has(task);
     const isCompletion = task.jobIteration !== undefined && task.status.state === "complete";
-    if (isWanted(task) || isCompletion || !isReapable || task === newestToKeep) continue;
-    if (task === startToKeep) continue;
+    const isMemory = task === newestToKeep || task === startToKeep;
+    if (isWanted(task) || isCompletion || !isReapable || isMemory) continue;
     orphans.delete(task);
     remove(draft, task);
     excess -= 1;
